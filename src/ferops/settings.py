@@ -1,0 +1,261 @@
+"""`params.yaml` and the environment, typed; an unknown key or a value out of range is refused.
+
+    >>> settings = load_settings(Path("params.yaml"))  # doctest: +SKIP
+    >>> settings.train.recipe  # doctest: +SKIP
+    'synthetic'
+
+Every section of `params.yaml` is one class here, and each number's meaning stands beside it. `Environment`
+holds what differs between machines and must not be in a pipeline's parameters (addresses, folders).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Attention = Literal["feature", "patch", "batch"]
+
+
+class SettingsError(ValueError):
+    """The parameters cannot be used; the message names each offending key."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused and values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SyntheticSettings(Section):
+    """The embedded default dataset, drawn by `ferops.data.sources.synthetic`."""
+
+    train: int = Field(2800, ge=70, description="images in the train split")
+    validation: int = Field(700, ge=35, description="images in the validation split")
+    test: int = Field(1400, ge=35, description="images in the test split")
+    noise: Fraction = Field(0.5, description="how hard: 0 clean faces, 1 hardly readable ones")
+
+
+class DataSettings(Section):
+    """Where images come from and how they become the Parquet dataset."""
+
+    source: Literal["synthetic", "fer2013_csv", "fer2013_images", "image_tree"] = "synthetic"
+    path: Path = Field(
+        Path("src/ferops/data/sources/synthetic.py"),
+        description="file or folder of the source; the synthetic generator is its own source",
+    )
+    synthetic: SyntheticSettings = SyntheticSettings()
+    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.1, description="share of train cut for validation when the source has none of its own"
+    )
+    on_broken_image: Literal["error", "exclude"] = Field(
+        "error", description="refuse a dataset with an unreadable image, or leave it out and count it"
+    )
+    drop_test_copies_from_train: bool = Field(
+        True, description="an image that occurs in the test split is dropped from train"
+    )
+    drop_blank_from_train: bool = Field(True, description="an image of one value teaches nothing")
+    rows_per_shard: int = Field(10_000, ge=100)
+
+
+class ValidationSettings(Section):
+    """Thresholds of the Great Expectations suite. A blocking expectation stops the pipeline."""
+
+    min_rows_per_class: int = Field(20, ge=1, description="per split")
+    max_class_ratio: float = Field(30.0, ge=1, description="largest class over smallest, in train")
+    image_side: int = Field(48, ge=16, description="width and height every image must have, pixels")
+    max_blank_fraction: Fraction = 0.001
+    max_redundant_fraction: Fraction = Field(0.08, description="copies beyond the first of a group")
+    max_cross_split_copies: Fraction = Field(
+        0.0, description="share of test rows with a copy in train or validation, as used in training"
+    )
+    max_conflicting_groups: Fraction = Field(
+        0.005, description="groups of copies with different labels, over all rows"
+    )
+    blocking: tuple[str, ...] = Field(
+        ("schema", "label_set", "image_size", "image_mode", "class_balance", "cross_split_copies"),
+        description="findings that stop the pipeline; the others are reported as warnings",
+    )
+
+
+class AugmentationSettings(Section):
+    """Random changes to a training image, applied to the 48x48 pixels before the model's resize."""
+
+    flip: bool = Field(True, description="horizontal mirror, probability 0.5")
+    contrast: Fraction = Field(0.0, description="factor drawn from 1 ± this, as Keras RandomContrast")
+    brightness: Fraction = Field(0.0, description="added share of 255, drawn from ± this")
+    shift: Fraction = Field(0.0, description="share of the side, each axis, drawn from ± this")
+    rotation: float = Field(0.0, ge=0, le=180, description="degrees, drawn from ± this")
+    zoom: Fraction = Field(0.0, description="scale drawn from 1 ± this")
+    erasing: Fraction = Field(0.0, description="probability of one erased rectangle (2 to 20 % of the area)")
+    mixup: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0 is off")
+
+
+class StageSettings(Section):
+    """One stage of training: an optimiser, a schedule, and when to stop."""
+
+    epochs: int = Field(ge=0, description="0 skips the stage")
+    learning_rate: float = Field(gt=0)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine", "inverse_time", "plateau"] = "constant"
+    warmup_epochs: float = Field(0.0, ge=0, description="linear rise before cosine")
+    decay_rate: float = Field(1.0, ge=0, description="inverse_time: lr / (1 + rate * step / decay_steps)")
+    decay_steps: int = Field(1000, ge=1)
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    plateau_patience: int = Field(3, ge=1, description="epochs without better validation accuracy")
+    early_stop_patience: int | None = Field(None, ge=1)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    spatial_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    unfreeze_layers: int | Literal["none", "all"] = Field(
+        "none", description="how many of the backbone's last layers train"
+    )
+    train_batch_norm: bool = Field(False, description="whether the backbone's batch norms train too")
+
+
+class Recipe(Section):
+    """A named way to train PAtt-Lite: the model's choices and its two stages."""
+
+    description: str
+    image_size: int = Field(224, ge=32, le=512, description="side the model resizes to inside, pixels")
+    backbone: str = Field("imagenet", description="imagenet, none, or the path of a weights file")
+    batch_size: int = Field(8, ge=1)
+    clip_norm: float | None = Field(3.0, gt=0, description="global gradient norm")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: bool = Field(True, description="weight classes by inverse frequency")
+    ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
+        "auto", description="auto: mixed_bfloat16 on a GPU that has it, else float32"
+    )
+    augmentation: AugmentationSettings = AugmentationSettings()
+    frozen: StageSettings = StageSettings(epochs=0, learning_rate=1e-3)
+    fine_tune: StageSettings = StageSettings(epochs=0, learning_rate=1e-5)
+
+    @model_validator(mode="after")
+    def _frozen_means_frozen(self) -> "Recipe":
+        if self.frozen.unfreeze_layers != "none":
+            raise ValueError("the frozen stage trains no backbone layer: unfreeze in fine_tune")
+        if self.frozen.epochs + self.fine_tune.epochs == 0:
+            raise ValueError("both stages have 0 epochs: nothing would be trained")
+        return self
+
+
+class TrainSettings(Section):
+    """Which recipe trains the PAtt-Lite candidate."""
+
+    recipe: str = "synthetic"
+    attention: Attention = "feature"
+    seed: int = Field(0, ge=0)
+
+
+class VitSettings(Section):
+    """The ViT baseline, evaluated as it is."""
+
+    checkpoint: str | None = Field(
+        None, description="hub id or folder of a Hugging Face ViTForImageClassification; none skips it"
+    )
+    revision: str | None = Field(None, description="hub revision (commit) to pin; none for folders")
+    trained_on: tuple[str, ...] | None = Field(
+        None,
+        description="names of the datasets it was trained on, where its own files do not tell: "
+        "none means unknown, an empty list means none",
+    )
+    batch_size: int = Field(16, ge=1)
+
+
+class EvaluationSettings(Section):
+    """How a candidate is measured."""
+
+    batch_size: int = Field(32, ge=1)
+    bootstrap_samples: int = Field(2000, ge=100)
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    calibration_bins: int = Field(15, ge=2, description="equal-width bins, Guo et al. 2017")
+    invariance_images: int = Field(
+        512, ge=8, description="test rows drawn for the batch-invariance rule, stratified by class"
+    )
+
+
+class GateSettings(Section):
+    """The rules a candidate must pass to become champion."""
+
+    metric: Literal["accuracy", "macro_f1", "balanced_accuracy"] = "macro_f1"
+    minimum: Fraction = Field(0.3, description="floor of the metric, champion or not")
+    min_improvement: float = Field(
+        0.0, description="lower bound of the paired interval of candidate minus champion must exceed it"
+    )
+    min_recall: Fraction = Field(0.1, description="floor of every class")
+    max_calibration_error: Fraction = Field(0.2, description="expected calibration error")
+    max_latency_ms: float = Field(100.0, gt=0, description="median, one image, packaged model, this machine")
+    max_size_mb: float = Field(20.0, gt=0, description="packaged model on disk, 10^6 bytes")
+    invariance_tolerance: float = Field(1e-4, gt=0, description="largest change of a probability")
+    max_contaminated: Fraction = Field(
+        0.0, description="share of evaluated test rows the candidate is known to have trained on"
+    )
+    unknown_training_data: Literal["refuse", "allow"] = "refuse"
+    service_tolerance: float = Field(1e-4, gt=0, description="served against offline probabilities")
+    service_images: int = Field(16, ge=1, description="test images sent to the service on trial")
+
+
+class Settings(Section):
+    """All of `params.yaml`."""
+
+    data: DataSettings = DataSettings()
+    validation: ValidationSettings = ValidationSettings()
+    train: TrainSettings = TrainSettings()
+    recipes: Mapping[str, Recipe]
+    vit: VitSettings = VitSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    gate: GateSettings = GateSettings()
+
+    @model_validator(mode="after")
+    def _recipe_exists(self) -> "Settings":
+        if self.train.recipe not in self.recipes:
+            raise ValueError(
+                f"train.recipe {self.train.recipe!r} is not among recipes: {', '.join(self.recipes)}"
+            )
+        return self
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that `train.recipe` names."""
+        return self.recipes[self.train.recipe]
+
+
+class Environment(BaseSettings):
+    """What differs between machines: `FEROPS_<NAME>` variables, or a `.env` file."""
+
+    model_config = SettingsConfigDict(env_prefix="FEROPS_", env_file=".env", extra="ignore")
+
+    params: Path = Field(Path("params.yaml"), description="the parameters file")
+    log_dir: Path = Field(Path("predictions"), description="where the service logs predictions")
+    registry_dir: Path = Field(Path("registry"), description="champion pointer written at promotion")
+    monitoring_dir: Path = Field(Path("monitoring"), description="policy; reports go to reports/ in it")
+    max_upload_mb: float = Field(8.0, gt=0, description="one uploaded image, 10^6 bytes")
+    max_pixels: int = Field(50_000_000, ge=2304, description="one decoded image")
+    max_images: int = Field(64, ge=1, description="images in one request")
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read and check the parameters file (default: `FEROPS_PARAMS`, else `params.yaml`).
+
+    Raises:
+        SettingsError: if the file is absent, not YAML, or any key or value is wrong; names them all.
+    """
+    path = path or Environment().params
+    try:
+        raw: Any = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise SettingsError(f"{path} not found: run from the repository root, or set FEROPS_PARAMS") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise SettingsError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines)) from error

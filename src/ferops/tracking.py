@@ -1,0 +1,109 @@
+"""MLflow runs: where they go, how one is continued, and what ties it to code and parameters.
+
+    >>> with run("patt_lite") as run_id:  # doctest: +SKIP
+    ...     mlflow.log_metric("accuracy", 0.7)
+
+The store is `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` with artifacts in `mlartifacts/`. MLflow is
+imported when a run is opened, not before: it takes seconds.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ferops import files
+
+EXPERIMENT = "ferops"
+MONITORING_EXPERIMENT = "ferops-monitoring"
+REGISTERED_MODEL = "fer-classifier"
+
+LOCAL_STORE = "sqlite:///mlflow.db"
+LOCAL_ARTIFACTS = Path("mlartifacts")
+
+
+def connect() -> Any:
+    """Point MLflow at the store, migrate a local one once, and return the `mlflow` module."""
+    import mlflow
+    from filelock import FileLock
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI", LOCAL_STORE)
+    mlflow.set_tracking_uri(uri)
+    if uri.startswith("sqlite:///"):
+        # Parallel first writers would each try to create the schema.
+        with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    return mlflow
+
+
+def _experiment_id(mlflow: Any, name: str) -> str:
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = mlflow.get_tracking_uri().startswith("sqlite:///")
+    location = LOCAL_ARTIFACTS.resolve().as_uri() if local else None
+    try:
+        return str(mlflow.create_experiment(name, artifact_location=location))
+    except mlflow.exceptions.MlflowException:  # another process created it meanwhile
+        return str(mlflow.get_experiment_by_name(name).experiment_id)
+
+
+@contextmanager
+def run(
+    name: str,
+    run_id: str | None = None,
+    experiment: str = EXPERIMENT,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Open a run, or continue `run_id`, and give its id; it ends FINISHED, or FAILED on an error.
+
+    A `run_id` that the store no longer has (a database that was deleted, another server) becomes a new run
+    with the tag `ferops.continues`, so that cached pipeline results never point to nothing.
+    """
+    mlflow = connect()
+    experiment_id = _experiment_id(mlflow, experiment)
+    extra = dict(tags or {})
+    if run_id is not None:
+        try:
+            mlflow.get_run(run_id)
+        except mlflow.exceptions.MlflowException:
+            extra["ferops.continues"] = run_id
+            run_id = None
+    if run_id is not None:
+        active = mlflow.start_run(run_id=run_id)
+    else:
+        active = mlflow.start_run(experiment_id=experiment_id, run_name=name)
+    with active as opened:
+        mlflow.set_tags({**lineage(), **extra})
+        yield str(opened.info.run_id)
+
+
+def lineage() -> dict[str, str]:
+    """Git commit (with `-dirty` when tracked files differ from it) and digest of the parameters file."""
+    from ferops.settings import Environment
+
+    params = Environment().params
+    return {
+        "git_commit": git_commit() or "unknown",
+        "params_sha256": files.sha256(params) if params.exists() else "unknown",
+    }
+
+
+def git_commit() -> str | None:
+    """The checked-out commit, with `-dirty` when tracked code differs from it; none outside git.
+
+    DVC's own lock and metric files do not count as dirty: a pipeline rewrites them as it runs.
+    """
+    try:
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!dvc.lock", ":!reports")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()
