@@ -62,7 +62,7 @@ def describe(grey: NDArray[np.uint8]) -> Descriptors:
 def pixel_hash(grey: NDArray[np.uint8]) -> str:
     """Hash of size and pixels, 32 hex digits: equal for exact copies, whatever the file format."""
     digest = hashlib.blake2b(f"{grey.shape[0]}x{grey.shape[1]}:".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(grey))
+    digest.update(grey.tobytes())
     return digest.hexdigest()
 
 

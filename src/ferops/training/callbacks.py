@@ -1,0 +1,150 @@
+"""What happens between epochs: the best weights are kept, curves are logged, the time left is told."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class DivergedError(RuntimeError):
+    """The loss became NaN or infinite; training stopped and nothing was written."""
+
+
+class StopOnDivergence(keras.callbacks.Callback):
+    """Raise `DivergedError` at the first loss that is not a number."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Check the loss of the batch."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss became {loss} at batch {batch}: lower learning_rate or set clip_norm in the recipe"
+            )
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Remember the weights of the epoch with the best validation accuracy (ties: the lower loss).
+
+    It looks at the end of the validation pass, while averaged weights (EMA), if any, are in place, so it
+    must stand before `SwapEMAWeights` in the list of callbacks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.best: tuple[float, float] = (-1.0, -math.inf)
+        self.weights: list[np.ndarray] | None = None
+        self.epoch = -1
+        self._current = -1
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Note which epoch the coming validation pass belongs to."""
+        self._current = epoch
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        """Keep a copy of the weights when this pass is the best so far."""
+        values = logs or {}
+        score = (float(values["accuracy"]), -float(values["loss"]))
+        if score > self.best:
+            self.best, self.epoch = score, self._current
+            self.weights = [np.array(weight) for weight in self.model.get_weights()]
+
+
+class Progress(keras.callbacks.Callback):
+    """One line an epoch and, within an epoch, one every few seconds, with the time left of the stage.
+
+    Args:
+        stage: name shown.
+        epochs: of the stage.
+        batches: per epoch.
+        every: seconds between lines within an epoch.
+    """
+
+    def __init__(self, stage: str, epochs: int, batches: int, every: float = 10.0) -> None:
+        super().__init__()
+        self.stage, self.epochs, self.batches, self.every = stage, epochs, batches, every
+        self._epoch = 0
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Start the clock."""
+        self._start = self._shown = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Note the epoch."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Tell where training is, now and then."""
+        now = time.monotonic()
+        if now - self._shown >= self.every:
+            self._shown = now
+            values = logs or {}
+            self._say(
+                f"batch {batch + 1}/{self.batches}  loss {values.get('loss', math.nan):.3f}  "
+                f"accuracy {values.get('accuracy', math.nan):.3f}",
+                self._epoch + (batch + 1) / self.batches,
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Tell how the epoch went."""
+        values = logs or {}
+        self._say(
+            f"loss {values['loss']:.3f}  accuracy {values['accuracy']:.3f}  "
+            f"validation loss {values['val_loss']:.3f}  accuracy {values['val_accuracy']:.3f}",
+            epoch + 1,
+        )
+
+    def _say(self, text: str, done: float) -> None:
+        elapsed = time.monotonic() - self._start
+        left = elapsed / done * (self.epochs - done)
+        print(
+            f"{self.stage} epoch {self._epoch + 1}/{self.epochs}  {text}  "
+            f"left {int(left) // 60}:{int(left) % 60:02d}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class Curves(keras.callbacks.Callback):
+    """Collect one row an epoch and hand it on (to MLflow).
+
+    Args:
+        stage: name of the stage, kept in each row.
+        first_epoch: epochs done in earlier stages.
+        images: train images per epoch, for the throughput.
+        on_row: called with each row.
+    """
+
+    def __init__(
+        self, stage: str, first_epoch: int, images: int, on_row: Callable[[dict[str, Any]], None]
+    ) -> None:
+        super().__init__()
+        self.stage, self.first_epoch, self.images, self.on_row = stage, first_epoch, images, on_row
+        self._train_seconds = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Validation begins: the epoch's training is over."""
+        self._train_seconds = time.monotonic() - self._start
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Hand on the epoch's row."""
+        values = logs or {}
+        self.on_row(
+            {
+                "epoch": self.first_epoch + epoch + 1,
+                "stage": self.stage,
+                "train_loss": float(values["loss"]),
+                "train_accuracy": float(values["accuracy"]),
+                "validation_loss": float(values["val_loss"]),
+                "validation_accuracy": float(values["val_accuracy"]),
+                "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+                "images_per_second": self.images / max(self._train_seconds, 1e-9),
+            }
+        )

@@ -1,0 +1,63 @@
+"""Optimisers and learning-rate schedules that a stage's settings name."""
+
+import math
+
+import keras
+
+from ferops.settings import Recipe, StageSettings
+
+
+@keras.saving.register_keras_serializable(package="ferops")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise to the peak, then a half cosine to zero (Loshchilov and Hutter 2017, no restarts).
+
+    Args:
+        peak: the highest learning rate.
+        warmup_steps: steps of the rise; 0 starts at the peak.
+        total_steps: steps in all; the rate is 0 from there on.
+    """
+
+    def __init__(self, peak: float, warmup_steps: int, total_steps: int) -> None:
+        self.peak = peak
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+
+    def __call__(self, step: object) -> object:
+        """Learning rate at a step, counted from 0."""
+        ops = keras.ops
+        now = ops.cast(step, "float32")
+        rise = (now + 1) / max(self.warmup_steps, 1)
+        done = (now - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        fall = 0.5 * (1 + ops.cos(math.pi * ops.clip(done, 0.0, 1.0)))
+        return self.peak * ops.where(now < self.warmup_steps, rise, fall)
+
+    def get_config(self) -> dict[str, float | int]:
+        """Arguments, for saving."""
+        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
+
+
+def build_optimizer(stage: StageSettings, recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The stage's optimiser with its schedule, clipping and weight averaging.
+
+    `plateau` is a constant rate here: the training loop lowers it when validation stops improving.
+    """
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = stage.learning_rate
+    if stage.schedule == "cosine":
+        rate = WarmupCosine(
+            stage.learning_rate,
+            round(stage.warmup_epochs * steps_per_epoch),
+            stage.epochs * steps_per_epoch,
+        )
+    elif stage.schedule == "inverse_time":
+        rate = keras.optimizers.schedules.InverseTimeDecay(
+            stage.learning_rate, decay_steps=stage.decay_steps, decay_rate=stage.decay_rate
+        )
+    options = {
+        "learning_rate": rate,
+        "global_clipnorm": recipe.clip_norm,
+        "use_ema": recipe.ema_momentum is not None,
+        "ema_momentum": recipe.ema_momentum or 0.99,
+    }
+    if stage.optimizer == "adamw":
+        return keras.optimizers.AdamW(weight_decay=stage.weight_decay, **options)
+    return keras.optimizers.Adam(weight_decay=stage.weight_decay or None, **options)
