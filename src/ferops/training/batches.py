@@ -106,17 +106,22 @@ class TrainingBatches(keras.utils.PyDataset):
 
 
 class EvaluationBatches(keras.utils.PyDataset):
-    """`(images, one-hot targets)` batches in dataset order, unchanged images."""
+    """`(images, one-hot targets)` batches of unchanged images, in one fixed shuffled order.
+
+    Datasets lie sorted by emotion. Were they read so, a model whose images attend to each other across a
+    batch would be chosen by a score that the order of the files had given it.
+    """
 
     def __init__(self, data: LabelledImages, batch_size: int) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self.data = data
         self.batch_size = batch_size
+        self.order = np.random.default_rng(0).permutation(len(data))
 
     def __len__(self) -> int:
         return math.ceil(len(self.data) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         targets = np.eye(NUM_EMOTIONS, dtype=np.float32)[self.data.labels[rows]]
         return np.repeat(self.data.grey[rows][..., None], 3, axis=-1), targets

@@ -1,0 +1,40 @@
+# run · test · serve · up · bench: one line each. Nothing but Python 3.11+, pip and make is needed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help run test check serve up monitor lock clean
+help:      ## this list
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+run: $(VENV)/ready          ## from nothing to a promoted champion: the whole pipeline on the configured dataset
+	@dvc repro && ferops status
+
+test: $(VENV)/ready-dev     ## lint, types, import layers, every test
+	ruff check . && ruff format --check . && mypy && lint-imports && pytest
+
+serve: $(VENV)/ready        ## the champion over HTTP on port 3000
+	bentoml serve
+
+up: $(VENV)/ready           ## MLflow, Prefect with a worker, and the service together; Ctrl-C stops all
+	honcho start
+
+lock: $(VENV)/ready-dev     ## pin every dependency again, after changing pyproject.toml
+	$(BIN)/pip install -q uv && uv pip compile --generate-hashes --no-header --no-emit-index-url --universal \
+	  --python-version 3.11 --extra dev --upgrade -q pyproject.toml -o requirements.lock
+
+clean:     ## remove the environment (results stay)
+	rm -rf $(VENV)
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# PyTorch and transformers are the yardstick of one test, so they are not pinned with the rest.
+$(VENV)/ready-dev: $(VENV)/ready requirements-parity.txt
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-parity.txt
+	@touch $@

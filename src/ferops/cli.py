@@ -1,0 +1,208 @@
+"""The command line: one verb per pipeline stage, and the things a person asks for.
+
+Only `typer` is imported here; each command imports its room when it runs, so that help is instant.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DATASET = Path("data/dataset")
+MODEL = Path("models/patt_lite")
+EVALUATIONS = Path("evaluations")
+PACKAGES = Path("packages")
+REPORTS = Path("reports")
+CANDIDATES = ("patt_lite", "vit")
+
+app = typer.Typer(
+    name="ferops",
+    help="Facial expression recognition, from dataset to served and monitored model.",
+    epilog="Start with `make run`, or `dvc repro`. Each stage below is one line of dvc.yaml.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Bring your own dataset.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("add", epilog="Example: ferops data add fer2013_images ~/Downloads/archive.zip")
+def data_add(
+    source: Annotated[str, typer.Argument(help="fer2013_csv, fer2013_images or image_tree")],
+    path: Annotated[Path, typer.Argument(help="the dataset's file or folder")],
+) -> None:
+    """Put a dataset under DVC and point params.yaml at it."""
+    from ferops.data.add import add_dataset
+
+    add_dataset(source, path, Path.cwd())
+    typer.echo("next: review params.yaml (train.recipe, gate), then `dvc repro`")
+
+
+@app.command(epilog="Example: ferops ingest")
+def ingest() -> None:
+    """Read the source of params.yaml into the Parquet dataset."""
+    from ferops.data.ingest import ingest as run_ingest
+    from ferops.settings import load_settings
+
+    settings = load_settings()
+    summary = run_ingest(settings.data, settings.train.seed, DATASET)
+    counts = ", ".join(f"{split} {sum(rows.values())}" for split, rows in summary.rows.items())
+    typer.echo(f"{DATASET}: {counts}{' (synthetic faces)' if summary.synthetic else ''}")
+    for note in summary.notes:
+        typer.echo(f"  {note}")
+
+
+@app.command(epilog="Example: ferops validate")
+def validate() -> None:
+    """Check the dataset with Great Expectations; a blocking failure exits with 1."""
+    from ferops.data.validation import validate as run_validation
+    from ferops.settings import load_settings
+
+    report = run_validation(
+        DATASET, load_settings().validation, REPORTS / "validation", REPORTS / "validation.json"
+    )
+    typer.echo(f"validation passed; page: {report.docs}")
+    for warning in report.warnings:
+        typer.echo(f"  warning: {warning}")
+
+
+@app.command(epilog="Example: KERAS_BACKEND=jax ferops train")
+def train() -> None:
+    """Train PAtt-Lite by the recipe that train.recipe names."""
+    _quiet_tensorflow()
+    from ferops.settings import load_settings
+    from ferops.training.train import train as run_training
+
+    card = run_training(load_settings(), DATASET, MODEL, REPORTS / "learning_curves.csv")
+    typer.echo(f"{MODEL}: best epoch {card.details['best_epoch']}, MLflow run {card.mlflow_run_id}")
+
+
+@app.command(epilog="Example: ferops evaluate patt_lite")
+def evaluate(
+    candidate: Annotated[str, typer.Argument(help="patt_lite or vit")],
+) -> None:
+    """Measure a candidate on the test split, with and without copies of training images."""
+    _quiet_tensorflow()
+    from ferops.data.store import Dataset
+    from ferops.evaluation.evaluate import evaluate as run_evaluation
+    from ferops.evaluation.evaluate import not_evaluated
+    from ferops.models.classifier import Classifier
+    from ferops.settings import load_settings
+
+    if candidate not in CANDIDATES:
+        raise typer.BadParameter(f"{candidate!r} is none of {', '.join(CANDIDATES)}")
+    settings = load_settings()
+    dataset = Dataset.open(DATASET)
+    out, metrics = EVALUATIONS / candidate, REPORTS / f"metrics_{candidate}.json"
+    classifier: Classifier
+    if candidate == "vit":
+        from ferops.models import vit
+
+        try:
+            classifier = vit.load(settings.vit.checkpoint, settings.vit.revision, settings.vit.trained_on)
+        except vit.ModelUnavailableError as error:
+            not_evaluated(candidate, str(error), dataset, out, metrics)
+            typer.echo(f"{candidate} was not evaluated: {error}")
+            return
+        evaluation = settings.evaluation.model_copy(update={"batch_size": settings.vit.batch_size})
+    else:
+        from ferops.models import patt_lite
+
+        classifier = patt_lite.load(MODEL)
+        evaluation = settings.evaluation
+    result = run_evaluation(classifier, dataset, evaluation, settings.train.seed, out, metrics)
+    typer.echo(result.sentence())
+
+
+@app.command("package", epilog="Example: ferops package")
+def package_candidates() -> None:
+    """Export each evaluated candidate as ONNX, with all that serving and monitoring need."""
+    _quiet_tensorflow()
+    from ferops.data.store import Dataset
+    from ferops.promotion.package import package_all
+    from ferops.settings import load_settings
+
+    index = package_all(
+        {"patt_lite": MODEL}, EVALUATIONS, Dataset.open(DATASET), PACKAGES, load_settings().vit
+    )
+    for name, entry in index.items():
+        typer.echo(f"{name}: {PACKAGES / name if entry['packaged'] else entry['reason']}")
+
+
+@app.command(epilog="Example: ferops gate && open reports/gate.html")
+def gate() -> None:
+    """Judge the candidates by the rules of params.yaml; a refusal is a normal outcome (exit 0)."""
+    from ferops.data.store import Dataset
+    from ferops.promotion.champion import load_champion
+    from ferops.promotion.gate import decide
+    from ferops.serving.trial import serve_on_trial
+    from ferops.settings import Environment, load_settings
+
+    settings = load_settings()
+    decision = decide(
+        evaluations={name: EVALUATIONS / name for name in CANDIDATES},
+        packages=PACKAGES,
+        champion=load_champion(Environment().registry_dir),
+        dataset=Dataset.open(DATASET),
+        settings=settings.gate,
+        trial=serve_on_trial,
+        report=REPORTS / "gate.json",
+        page=REPORTS / "gate.html",
+    )
+    typer.echo(decision.sentence())
+
+
+@app.command(epilog="Example: ferops promote")
+def promote() -> None:
+    """Make the gate's winner champion in MLflow's registry and BentoML's store; safe to repeat."""
+    from ferops.promotion.registry import promote as run_promotion
+    from ferops.settings import Environment
+
+    promotion = run_promotion(
+        REPORTS / "gate.json", PACKAGES, Environment().registry_dir, REPORTS / "promotion.json"
+    )
+    typer.echo(promotion.sentence())
+
+
+@app.command(epilog="Example: ferops monitor || echo 'drift, or too few predictions'")
+def monitor() -> None:
+    """Compare logged predictions with the champion's reference. Exit: 0 healthy, 3 drift, 4 too few."""
+    from ferops.monitoring.monitor import monitor as run_monitor
+    from ferops.settings import Environment
+
+    environment = Environment()
+    verdict = run_monitor(environment.log_dir, environment.registry_dir, environment.monitoring_dir)
+    typer.echo(verdict.sentence())
+    raise typer.Exit(verdict.exit_code)
+
+
+@app.command(epilog="Example: ferops status")
+def status() -> None:
+    """Say what the champion is, what the gate said last, and where the pages are."""
+    from ferops.status import describe
+
+    for line in describe(REPORTS):
+        typer.echo(line)
+
+
+def _quiet_tensorflow() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def main() -> None:
+    """Entry point: an expected error is one sentence on stderr; FEROPS_DEBUG=1 shows its traceback."""
+    try:
+        app()
+    except Exception as error:
+        ours = type(error).__module__.startswith("ferops") or isinstance(error, FileNotFoundError)
+        if not ours or os.environ.get("FEROPS_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
