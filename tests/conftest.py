@@ -1,7 +1,5 @@
 """Fixtures that every room shares."""
 
-from pathlib import Path
-
 import pytest
 
 from ferops.data.ingest import ingest

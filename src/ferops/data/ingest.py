@@ -55,7 +55,7 @@ def ingest(data: DataSettings, seed: int, out: Path) -> Summary:
         fates = settle(keys, data, seed)
         sha256 = _finish(staging, folder, fates)
         shutil.rmtree(staging)
-        used = {split: {emotion: 0 for emotion in EMOTIONS} for split in SPLITS}
+        used: dict[str, dict[str, int]] = {split: dict.fromkeys(EMOTIONS, 0) for split in SPLITS}
         excluded: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
         for key, fate in zip(keys, fates, strict=True):
             if fate.excluded is None:
@@ -159,19 +159,21 @@ def _refuse_empty(used: Mapping[str, Mapping[str, int]], keys: Sequence[Key]) ->
         empty = [emotion for emotion, count in counts.items() if count == 0]
         if empty:
             raise EmptyClassError(
-                f"the {split} split has no image of {', '.join(empty)}: every split needs all seven emotions. "
-                "Add images, or correct the folder or label names"
+                f"the {split} split has no image of {', '.join(empty)}: every split needs all seven "
+                "emotions. Add images, or correct the folder or label names"
             )
 
 
-def _notes(keys: Sequence[Key], fates: Sequence[Fate], broken: Sequence[str], data: DataSettings) -> list[str]:
+def _notes(
+    keys: Sequence[Key], fates: Sequence[Fate], broken: Sequence[str], data: DataSettings
+) -> list[str]:
     """Sentences on what was cut, dropped and found."""
     notes = []
     cut = sum(f.split == "validation" and k.split is None for k, f in zip(keys, fates, strict=True))
     if cut:
         notes.append(
-            f"Validation: {cut:,} images cut from train ({data.validation_fraction:.0%}, stratified by emotion, "
-            "all copies of one image on one side)."
+            f"Validation: {cut:,} images cut from train ({data.validation_fraction:.0%}, stratified by "
+            "emotion, all copies of one image on one side)."
         )
     copies = sum(f.copy_in_train for f in fates)
     if copies:
@@ -181,7 +183,9 @@ def _notes(keys: Sequence[Key], fates: Sequence[Fate], broken: Sequence[str], da
         if fate.excluded is not None:
             dropped[fate.excluded] += 1
     sentences = {"copy_of_test": "because the same pixels are in test", "blank": "because they are blank"}
-    notes += [f"{n:,} train or validation images were dropped {sentences[r]}." for r, n in sorted(dropped.items())]
+    notes += [
+        f"{n:,} train or validation images were dropped {sentences[r]}." for r, n in sorted(dropped.items())
+    ]
     if broken:
         notes.append(f"{len(broken):,} images could not be read and were left out.")
     return notes

@@ -1,7 +1,7 @@
 """Where images come from: one module a layout, chosen by `data.source`.
 
-    >>> for record in open_source(DataSettings(), seed=0):  # doctest: +SKIP
-    ...     print(record.name, record.emotion)
+>>> for record in open_source(DataSettings(), seed=0):  # doctest: +SKIP
+...     print(record.name, record.emotion)
 """
 
 from ferops.data.sources.source import Record, Source, SourceError

@@ -11,7 +11,6 @@ sad and neutral) overlap when weak, so that no classifier can be right every tim
 """
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from ferops.data.images import FACE_SIDE
+from ferops.data.sources.png import png
 from ferops.data.sources.source import Record
 from ferops.data.store import SPLITS, Split
 from ferops.emotions import EMOTIONS
@@ -124,13 +124,6 @@ class Synthetic:
         return [emotions[i] for i in order]
 
 
-def png(grey: Grey) -> bytes:
-    """Grey uint8 `[H, W]` as PNG, losslessly."""
-    buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
-
-
 def actions(emotion: str, noise: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Facial actions float64 `[11]` of one face, in the order of `ACTIONS`.
 
@@ -216,7 +209,7 @@ class _Head:
     # Geometry
 
     def _at(self, points: NDArray[np.float64], depth: float = 1.0) -> list[tuple[float, float]]:
-        """Face units to pixels: `depth` is how far the feature stands out, and so moves when the head turns."""
+        """Face units to pixels; `depth` is how far the feature stands out, and so moves in a turn."""
         x, y = points[:, 0] * (1 - 0.25 * abs(self.yaw)) + depth * self.yaw, points[:, 1]
         turned_x, turned_y = x * self.cosine - y * self.sine, x * self.sine + y * self.cosine
         return list(
@@ -257,7 +250,9 @@ class _Head:
         shape = _lens(x, 0.0, self.eye_size * 1.2, opening, lower)
         self._fill(shape, min(255, self.skin + 70))
         iris = min(self.eye_size * 0.62, 0.9 * (opening + lower))
-        self._fill(_oval(x, 0.5 * (lower - opening), iris, min(iris, 0.5 * (opening + lower))), self.dark * 0.5)
+        self._fill(
+            _oval(x, 0.5 * (lower - opening), iris, min(iris, 0.5 * (opening + lower))), self.dark * 0.5
+        )
         upper_lid = shape[: len(shape) // 2]
         self._stroke(upper_lid, self.dark, 0.05)
         if act["cheek"] > 0.3:  # the cheek pushes a fold up under the eye
@@ -283,7 +278,9 @@ class _Head:
         tip = 0.62 - 0.08 * wrinkle
         wing = 0.16 + 0.06 * wrinkle
         shade = self.skin * 0.7
-        self._stroke(np.array([[-wing, tip], [-0.05, tip + 0.06], [0.05, tip + 0.06], [wing, tip]]), shade, 0.05, 1.2)
+        self._stroke(
+            np.array([[-wing, tip], [-0.05, tip + 0.06], [0.05, tip + 0.06], [wing, tip]]), shade, 0.05, 1.2
+        )
         self._stroke(np.array([[0.07, 0.05], [0.1, tip - 0.1]]), self.skin * 0.85, 0.04, 1.15)
         if wrinkle > 0.3:
             for y in (0.1, 0.22):
