@@ -18,6 +18,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Attention = Literal["feature", "patch", "batch"]
+#: What validation looks at; `validation.blocking` picks from it.
+Finding = Literal[
+    "schema",
+    "label_set",
+    "image_size",
+    "image_mode",
+    "class_balance",
+    "blank_images",
+    "redundant_copies",
+    "cross_split_copies",
+    "conflicting_labels",
+]
 
 
 class SettingsError(ValueError):
@@ -67,6 +79,7 @@ class ValidationSettings(Section):
     min_rows_per_class: int = Field(20, ge=1, description="per split")
     max_class_ratio: float = Field(30.0, ge=1, description="largest class over smallest, in train")
     image_side: int = Field(48, ge=16, description="width and height every image must have, pixels")
+    image_modes: tuple[str, ...] = Field(("L",), min_length=1, description="Pillow's modes an image may have")
     max_blank_fraction: Fraction = 0.001
     max_redundant_fraction: Fraction = Field(0.08, description="copies beyond the first of a group")
     max_cross_split_copies: Fraction = Field(
@@ -75,7 +88,7 @@ class ValidationSettings(Section):
     max_conflicting_groups: Fraction = Field(
         0.005, description="groups of copies with different labels, over all rows"
     )
-    blocking: tuple[str, ...] = Field(
+    blocking: tuple[Finding, ...] = Field(
         ("schema", "label_set", "image_size", "image_mode", "class_balance", "cross_split_copies"),
         description="findings that stop the pipeline; the others are reported as warnings",
     )
