@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, or of a folder as the digest of its sorted (name, digest) pairs."""
+def sha256(path: Path, ignore: Collection[str] = ()) -> str:
+    """Hex SHA-256 of a file, or of a folder as the digest of its sorted (name, digest) pairs.
+
+    Files of a folder whose name is in `ignore` do not count.
+    """
     if path.is_dir():
         digest = hashlib.sha256()
-        for member in sorted(p for p in path.rglob("*") if p.is_file()):
+        for member in sorted(p for p in path.rglob("*") if p.is_file() and p.name not in ignore):
             digest.update(f"{member.relative_to(path).as_posix()}\0{sha256(member)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as file:
