@@ -1,0 +1,196 @@
+"""Judge the champion's recent predictions against its reference, and report.
+
+>>> verdict = monitor(Path("predictions"), champion, Path("monitoring"))  # doctest: +SKIP
+>>> raise SystemExit(verdict.exit_code)  # doctest: +SKIP
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ferops import files, tracking
+from ferops.monitoring import page
+from ferops.monitoring.drift import Comparison, compare
+from ferops.monitoring.policy import Policy, load_policy
+from ferops.monitoring.quality import measure, with_feedback
+from ferops.monitoring.verdict import Outcome, Quality, Verdict, WindowSummary
+from ferops.monitoring.window import Window, current_window, drawn, read_reference
+from ferops.promotion.champion import Champion
+
+POLICY_FILE = "policy.yaml"
+REPORTS_FOLDER = "reports"
+STAMP = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
+
+
+def monitor_champion(registry: Path, log_dir: Path, monitoring_dir: Path) -> Verdict:
+    """`monitor` of the model that the champion pointer names, with its package from BentoML's store.
+
+    Raises:
+        NoChampionError: if nothing was promoted yet.
+        PolicyError, NoReferenceError: as `monitor`.
+    """
+    champion = Champion.load(registry)
+    return monitor(log_dir, champion, champion.folder(), monitoring_dir)
+
+
+def monitor(
+    log_dir: Path,
+    champion: Champion,
+    package: Path,
+    monitoring_dir: Path,
+    now: datetime | None = None,
+    track: bool = True,
+) -> Verdict:
+    """Compare, decide, and write `<monitoring_dir>/reports/<UTC stamp>/`.
+
+    Args:
+        log_dir: the prediction log, with predictions and feedback.
+        champion: the model whose predictions count; those of others are ignored and counted.
+        package: its package, with `reference.parquet`.
+        monitoring_dir: holds `policy.yaml`; the report goes to `reports/` in it.
+        now: end of the window, aware; the present when none.
+        track: whether to keep an MLflow run of the verdict.
+
+    Returns:
+        The verdict, as written to `verdict.json`.
+
+    Raises:
+        PolicyError: if the policy is absent or wrong.
+        NoReferenceError: if the package has no reference to compare with.
+    """
+    now = (now or datetime.now(UTC)).astimezone(UTC)
+    policy_path = monitoring_dir / POLICY_FILE
+    policy = load_policy(policy_path)
+    reference = read_reference(package, policy)
+    window = current_window(log_dir, champion.version, policy, now)
+    enough = len(window.rows) >= policy.window.minimum_predictions
+    current = drawn(window.rows, policy.window)
+    comparison = compare(current, reference.rows, reference.embedding, policy) if enough else None
+    quality, labelled = None, None
+    if policy.quality:
+        quality, labelled = measure(with_feedback(window.rows, log_dir), reference.rows, policy)
+    outcome, reasons = _decide(window, comparison, quality, policy)
+    folder = monitoring_dir / REPORTS_FOLDER / now.strftime("%Y%m%dT%H%M%S.%fZ")
+    tags = {
+        "model": champion.model,
+        "model_version": champion.version,
+        "package_sha256": champion.package_sha256,
+        "verdict": outcome,
+    }
+    run = tracking.run(f"monitor {champion.version}", experiment=tracking.MONITORING_EXPERIMENT, tags=tags)
+    with run if track else nullcontext(None) as run_id:
+        verdict = Verdict(
+            verdict=outcome,
+            time=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            action=getattr(policy.actions, outcome),
+            synthetic=champion.synthetic,
+            reasons=reasons,
+            window=_summary(window, compared=len(current) if enough else 0),
+            columns=comparison.columns if comparison else (),
+            embedding=comparison.embedding if comparison else None,
+            quality=quality,
+            reference_rows=len(reference.rows),
+            reference_sha256=reference.sha256,
+            policy_sha256=files.sha256(policy_path),
+            champion=champion.model,
+            mlflow_run_id=run_id,
+            report=str(folder),
+        )
+        snapshots = {"evidently.html": comparison.snapshot} if comparison else {}
+        if labelled:
+            snapshots["quality.html"] = labelled
+        with files.new_folder(folder) as beside:
+            for name, snapshot in snapshots.items():
+                snapshot.save_html(str(beside / name))
+            html = page.render(verdict, current, reference.rows, list(snapshots))
+            files.write_text(beside / "index.html", html)
+            files.write_json(beside / "verdict.json", verdict.model_dump(mode="json"))
+        if run_id:
+            _log(verdict, folder)
+    _forget_old(folder.parent, policy.keep_reports)
+    return verdict
+
+
+def _decide(
+    window: Window, comparison: Comparison | None, quality: Quality | None, policy: Policy
+) -> tuple[Outcome, tuple[str, ...]]:
+    reasons = []
+    if quality and quality.drifted:
+        reasons.append(
+            f"accuracy fell from {quality.reference_accuracy:.3f} to {quality.accuracy:.3f} "
+            f"on {quality.labelled} predictions with feedback"
+        )
+    if comparison:
+        reasons += [
+            _sentence(column.name, column.reference, column.current, column.moved)
+            for column in comparison.columns
+            if column.drifted
+        ]
+        if comparison.embedding and comparison.embedding.drifted:
+            reasons.append(
+                f"the embedding moved: MMD² {comparison.embedding.size:.3f}, "
+                f"threshold {comparison.embedding.threshold}"
+            )
+    if reasons:
+        return "drift", tuple(reasons)
+    if comparison is None:
+        return "too_few", (
+            f"{len(window.rows)} predictions of version {window.model_version} in the last "
+            f"{policy.window.hours:g} hours; the policy asks for {policy.window.minimum_predictions}",
+        )
+    return "healthy", ("nothing watched has moved beyond its threshold",)
+
+
+def _sentence(
+    name: str, reference: float | Mapping[str, float], current: float | Mapping[str, float], moved: float
+) -> str:
+    if isinstance(reference, Mapping) and isinstance(current, Mapping):
+        most = page.most_changed(reference, current)
+        change = f"{most} went from {reference[most]:.0%} to {current[most]:.0%}"
+    else:
+        change = f"mean {reference:.3f} to {current:.3f}"
+    return f"{name} moved: {change} ({moved:.1f} times its threshold)"
+
+
+def _summary(window: Window, compared: int) -> WindowSummary:
+    return WindowSummary(
+        rows=len(window.rows),
+        compared=compared,
+        start=window.start,
+        end=window.end,
+        model_version=window.model_version,
+        other_versions_ignored=window.other_versions_ignored,
+        unusable=window.unusable,
+        torn_lines=window.torn_lines,
+    )
+
+
+def _log(verdict: Verdict, folder: Path) -> None:
+    import mlflow
+
+    metrics = {
+        "rows": float(verdict.window.rows),
+        "drifted_columns": float(sum(column.drifted for column in verdict.columns)),
+        **{f"size.{column.name}": column.size for column in verdict.columns},
+        **{f"p_value.{column.name}": column.p_value for column in verdict.columns},
+    }
+    if verdict.embedding:
+        metrics |= {"size.embedding": verdict.embedding.size, "p_value.embedding": verdict.embedding.p_value}
+    if verdict.quality:
+        metrics["labelled"] = float(verdict.quality.labelled)
+        if verdict.quality.accuracy is not None:
+            metrics["accuracy"] = verdict.quality.accuracy
+    mlflow.set_tag("synthetic", str(verdict.synthetic).lower())
+    mlflow.log_metrics(metrics)
+    # Evidently's pages are 4 MB each and stay in the report's folder.
+    for name in ("index.html", "verdict.json"):
+        mlflow.log_artifact(str(folder / name))
+
+
+def _forget_old(reports: Path, keep: int) -> None:
+    stamped = sorted(folder for folder in reports.iterdir() if STAMP.fullmatch(folder.name))
+    for folder in stamped[:-keep]:
+        shutil.rmtree(folder, ignore_errors=True)

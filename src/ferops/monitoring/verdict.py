@@ -1,0 +1,143 @@
+"""The monitor's answer: a small typed record that scripts read as JSON or as an exit code.
+
+    healthy  0   nothing watched has moved
+    drift    3   something has; `columns` says what, most moved first
+    too_few  4   not enough predictions in the window to say
+
+1 and 2 stay what they are everywhere: a failure, and wrong usage.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ferops.monitoring.policy import Action
+
+Outcome = Literal["healthy", "drift", "too_few"]
+
+HEALTHY_EXIT = 0
+DRIFT_EXIT = 3
+TOO_FEW_EXIT = 4
+EXIT_CODES: dict[Outcome, int] = {"healthy": HEALTHY_EXIT, "drift": DRIFT_EXIT, "too_few": TOO_FEW_EXIT}
+
+
+class Record(BaseModel):
+    """Base of the verdict's parts: they do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WindowSummary(Record):
+    """The predictions that were judged.
+
+    Attributes:
+        rows: usable predictions of the champion in the window.
+        compared: rows drawn from them for the tests.
+        start, end: times of the first and last, ISO UTC.
+        other_versions_ignored, unusable, torn_lines: what was left out.
+    """
+
+    rows: int
+    compared: int
+    start: str | None
+    end: str | None
+    model_version: str
+    other_versions_ignored: int
+    unusable: int
+    torn_lines: int
+
+
+class ColumnDrift(Record):
+    """One watched column.
+
+    Attributes:
+        test, p_value, significance: drifted needs p_value under significance, and
+        effect, size, threshold: size over threshold.
+        reference, current: means of a number; shares per emotion of the label.
+    """
+
+    name: str
+    test: str
+    p_value: float
+    significance: float
+    effect: str
+    size: float
+    threshold: float
+    drifted: bool
+    reference: float | dict[str, float]
+    current: float | dict[str, float]
+
+    @property
+    def moved(self) -> float:
+        """Size in units of its threshold: comparable between columns."""
+        return self.size / self.threshold
+
+
+class EmbeddingDrift(Record):
+    """The embedding as a whole; fields as in `ColumnDrift`, `rows` of each side that were compared."""
+
+    test: str
+    p_value: float
+    significance: float
+    effect: str
+    size: float
+    threshold: float
+    drifted: bool
+    rows: int
+
+
+class Quality(Record):
+    """Accuracy where feedback came in.
+
+    Attributes:
+        labelled: predictions with feedback.
+        accuracy, interval: of those, with its 95 % interval (Wilson); none without any.
+        reference_accuracy: on the validation split, which model selection saw: a little flattering.
+        recall: per true emotion that was fed back.
+        p_value: one-sided Fisher test of a lower accuracy than the reference's.
+        drifted: none while there are fewer labels than the policy asks for.
+    """
+
+    labelled: int
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    reference_accuracy: float
+    recall: dict[str, float]
+    p_value: float | None
+    significance: float
+    max_drop: float
+    drifted: bool | None
+
+
+class Verdict(Record):
+    """What the monitor found; `verdict.json` in the report's folder.
+
+    Attributes:
+        action: what the policy sets in motion for this verdict.
+        synthetic: True when the champion was trained on the synthetic faces.
+        reasons: sentences for a person, most important first.
+        columns: most moved first; empty when there were too few predictions.
+        reference_sha256, policy_sha256: what it was compared with, and by which rules.
+        report: the folder with index.html, verdict.json and Evidently's own pages.
+    """
+
+    verdict: Outcome
+    time: str
+    action: Action
+    synthetic: bool
+    reasons: tuple[str, ...]
+    window: WindowSummary
+    columns: tuple[ColumnDrift, ...]
+    embedding: EmbeddingDrift | None
+    quality: Quality | None
+    reference_rows: int
+    reference_sha256: str
+    policy_sha256: str
+    champion: str
+    mlflow_run_id: str | None
+    report: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 healthy, 3 drift, 4 too few."""
+        return EXIT_CODES[self.verdict]

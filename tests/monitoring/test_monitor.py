@@ -1,0 +1,177 @@
+"""The monitor from the log to the verdict."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ferops import tracking
+from ferops.emotions import EMOTIONS
+from ferops.monitoring.monitor import monitor_champion
+from ferops.monitoring.window import NoReferenceError
+from ferops.promotion.champion import NoChampionError
+from tiny_log import answers
+
+
+def test_healthy_predictions_give_a_quiet_verdict(workplace):
+    workplace.predict(answers(600, seed=1))
+    verdict = workplace.monitor()
+    assert (verdict.verdict, verdict.exit_code, verdict.action) == ("healthy", 0, "none")
+    assert verdict.window.rows == 600
+    assert verdict.embedding is not None and not verdict.embedding.drifted
+    assert verdict.synthetic
+
+
+def test_darkened_images_are_named_first_and_start_training(workplace):
+    rows = answers(300, seed=2)
+    rows["brightness"] *= 0.6
+    rows["contrast"] *= 0.85
+    workplace.predict(rows)
+    verdict = workplace.monitor()
+    assert (verdict.verdict, verdict.exit_code, verdict.action) == ("drift", 3, "train/nightly")
+    assert verdict.columns[0].name == "brightness"
+    assert verdict.columns[0].current < verdict.columns[0].reference
+    assert [c.name for c in verdict.columns if c.drifted] == ["brightness", "contrast"]
+    assert verdict.reasons[0].startswith("brightness moved: mean 0.50")
+
+
+def test_another_mix_of_answers_is_drift_though_the_images_look_alike(workplace):
+    rows = answers(400, seed=3)
+    happy = rows["emotion"] == "happy"
+    workplace.predict(rows[happy | (np.arange(400) % 4 == 0)])
+    verdict = workplace.monitor()
+    assert verdict.verdict == "drift"
+    assert verdict.columns[0].name == "label"
+    assert "happy" in verdict.reasons[0]
+
+
+def test_an_embedding_that_moved_as_a_whole_is_drift(workplace):
+    rows = answers(400, seed=4)
+    rows[[f"embedding_{i}" for i in range(8)]] += 1.0
+    workplace.predict(rows)
+    verdict = workplace.monitor()
+    assert verdict.verdict == "drift"
+    assert not any(column.drifted for column in verdict.columns)
+    assert verdict.embedding.drifted
+    assert verdict.reasons[0].startswith("the embedding moved")
+
+
+@pytest.mark.parametrize("rows", [0, 99])
+def test_too_few_predictions_say_so(workplace, rows):
+    if rows:
+        workplace.predict(answers(rows, seed=5))
+    verdict = workplace.monitor()
+    assert (verdict.verdict, verdict.exit_code, verdict.action) == ("too_few", 4, "none")
+    assert verdict.columns == ()
+    assert f"{rows} predictions" in verdict.reasons[0]
+
+
+def test_only_the_champion_and_the_last_hours_count(workplace):
+    workplace.predict(answers(150, seed=6))
+    moved = answers(150, seed=7).assign(brightness=0.05)
+    workplace.predict(moved, version="2")
+    workplace.predict(moved.assign(id=moved["id"] + "-old"), hours_ago=30)
+    verdict = workplace.monitor()
+    assert verdict.verdict == "healthy"
+    assert (verdict.window.rows, verdict.window.other_versions_ignored) == (150, 150)
+
+
+def test_a_torn_line_is_counted_and_does_no_harm(workplace):
+    workplace.predict(answers(150, seed=8))
+    path = next((workplace.log / "predictions").rglob("*.jsonl"))
+    path.write_text(path.read_text() + '{"id": "half a li')
+    verdict = workplace.monitor()
+    assert (verdict.verdict, verdict.window.rows, verdict.window.torn_lines) == ("healthy", 150, 1)
+
+
+def test_feedback_gives_accuracy_with_its_interval(workplace):
+    rows = workplace.predict(answers(300, seed=9))
+    workplace.feedback(rows.iloc[:120])
+    quality = workplace.monitor().quality
+    assert quality.labelled == 120
+    low, high = quality.interval
+    assert low < quality.accuracy < high
+    assert low < quality.reference_accuracy < high
+    assert quality.drifted is False
+
+
+def test_a_model_that_became_wrong_is_drift_by_feedback_alone(workplace):
+    rows = workplace.predict(answers(200, seed=10))
+    workplace.feedback(rows.iloc[:100].assign(emotion="disgust"))
+    verdict = workplace.monitor()
+    assert verdict.verdict == "drift"
+    assert verdict.quality.drifted and verdict.quality.accuracy < 0.2
+    assert verdict.reasons[0].startswith("accuracy fell")
+
+
+def test_a_handful_of_corrections_proves_nothing(workplace):
+    rows = workplace.predict(answers(200, seed=11))
+    workplace.feedback(rows.iloc[:10].assign(emotion="disgust"))
+    verdict = workplace.monitor()
+    assert verdict.verdict == "healthy"
+    assert verdict.quality.drifted is None and verdict.quality.labelled == 10
+
+
+def test_the_report_holds_the_verdict_and_pages_that_need_no_network(workplace):
+    rows = workplace.predict(answers(200, seed=12))
+    workplace.feedback(rows.iloc[:60])
+    verdict = workplace.monitor()
+    (folder,) = (workplace.monitoring / "reports").iterdir()
+    assert str(folder) == verdict.report
+    assert json.loads((folder / "verdict.json").read_text()) == json.loads(verdict.model_dump_json())
+    page = (folder / "index.html").read_text()
+    assert "Healthy" in page and "synthetic faces" in page and "<svg" in page
+    assert "http" not in page
+    assert {path.name for path in folder.iterdir()} == {
+        "index.html", "verdict.json", "evidently.html", "quality.html",
+    }  # fmt: skip
+
+
+def test_old_reports_are_forgotten_and_nothing_else(workplace):
+    workplace.policy(lambda raw: raw.update(keep_reports=2))
+    keep = workplace.monitoring / "reports" / "notes"
+    keep.mkdir(parents=True)
+    for _ in range(3):
+        verdict = workplace.monitor()
+        workplace.now = workplace.now.replace(microsecond=workplace.now.microsecond + 1)
+    names = sorted(path.name for path in keep.parent.iterdir())
+    assert len(names) == 3 and "notes" in names and verdict.report.endswith(names[1])
+
+
+def test_the_verdict_becomes_an_mlflow_run(workplace, monkeypatch):
+    monkeypatch.chdir(workplace.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace.folder}/mlflow.db")
+    workplace.predict(answers(150, seed=13))
+    verdict = workplace.monitor(track=True)
+    run = tracking.connect().get_run(verdict.mlflow_run_id)
+    assert run.data.tags["model_version"] == "3" and run.data.tags["verdict"] == "healthy"
+    assert run.data.metrics["rows"] == 150 and "size.brightness" in run.data.metrics
+    experiment = tracking.connect().get_experiment(run.info.experiment_id)
+    assert experiment.name == tracking.MONITORING_EXPERIMENT
+
+
+def test_a_model_without_embedding_is_judged_by_the_rest(workplace):
+    reference = answers(700, seed=0)
+    reference = reference.drop(columns=[name for name in reference if name.startswith("embedding")])
+    reference.to_parquet(workplace.package / "reference.parquet")
+    workplace.predict(answers(150, seed=14))
+    verdict = workplace.monitor()
+    assert verdict.verdict == "healthy" and verdict.embedding is None
+
+
+def test_a_package_without_reference_is_refused_with_what_to_do(workplace):
+    (workplace.package / "reference.parquet").unlink()
+    with pytest.raises(NoReferenceError, match="dvc repro package"):
+        workplace.monitor()
+
+
+def test_without_a_champion_there_is_nothing_to_judge(workplace):
+    with pytest.raises(NoChampionError, match="no champion yet"):
+        monitor_champion(workplace.folder / "registry", workplace.log, workplace.monitoring)
+
+
+def test_every_emotion_is_in_the_label_shares(workplace):
+    workplace.predict(answers(150, seed=15))
+    label = next(column for column in workplace.monitor().columns if column.name == "label")
+    assert tuple(label.current) == EMOTIONS
+    assert sum(label.current.values()) == pytest.approx(1)
