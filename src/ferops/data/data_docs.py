@@ -38,7 +38,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 72rem;
 nav ol { list-style: none; padding: 0; } nav ol li { display: inline; margin-right: .75rem; }
 nav > div > nav { display: flex; } .navbar-brand, .cloud-footer, .btn-group-toggle, p.card-text
   { display: none; }
-footer, .newsletter, .card-header + .card-body > .mb-2 { display: none; }
+footer, .collapse, [data-toggle="collapse"], .card-header + .card-body > .mb-2 { display: none; }
 a { color: #0b5cad; } h4, h5, h6 { margin: 1.2rem 0 .3rem; font-size: 1.05rem; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top;
   padding: .4rem .6rem; border-bottom: 1px solid #d7dee6; } th:empty { padding: 0; border: 0; }

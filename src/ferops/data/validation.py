@@ -8,6 +8,7 @@
 The Data Docs and the report are written in any case, then a failed blocking expectation stops the pipeline.
 """
 
+import html
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -147,7 +148,7 @@ def _description(check: Check, blocks: bool) -> str:
     measured = f" Measured: {check.detail}." if check.detail else ""
     kind = "blocking" if blocks else "not blocking"
     text = f"{check.finding} ({kind}): {check.title}.{measured} If not: {check.remedy}"
-    return text.replace("$", "$$")  # Data Docs read `$name` as a placeholder
+    return html.escape(text, quote=False)  # Data Docs put a description on the page as it is
 
 
 def _outcome(check: Check, result: Any, blocks: bool) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _outcome(check: Check, result: Any, blocks: bool) -> dict[str, Any]:
         texts = (_text(observed, check), _text(check.limit, check))
     elif "unexpected_count" in measured:
         observed = int(measured["unexpected_count"])
-        texts = (f"{observed:,} rows", f"{check.limit:,} rows")
+        texts = (f"{observed:,} {'row' if observed == 1 else 'rows'}", "0 rows")
         detail = detail or _examples(measured)
     else:  # the metric itself raised
         observed, texts = None, ("not measured", _text(check.limit, check))
@@ -204,6 +205,6 @@ def _examples(measured: Mapping[str, Any]) -> str:
     """The first rows that break an expectation, by id and value."""
     rows = measured.get("partial_unexpected_index_list") or []
     return "; ".join(
-        ", ".join([str(row["id"]), *(f"{key} {value!r}" for key, value in row.items() if key != "id")])
+        ", ".join([str(row["id"]), *(f"{key} {value}" for key, value in row.items() if key != "id")])
         for row in rows[:3]
     )
