@@ -16,7 +16,7 @@ from ferops.data.store import Dataset, Summary, write_shards
 from ferops.emotions import EMOTIONS
 from ferops.models.classifier import Card, Predictions, TrainingData
 from ferops.models.onnx import OnnxClassifier
-from ferops.promotion.package import PackageError, package, package_all
+from ferops.promotion.package import PackageError, package, package_each
 
 
 class Trained:
@@ -162,13 +162,13 @@ def test_a_candidate_that_was_not_evaluated_is_listed_with_its_reason(
     def unreachable():
         raise AssertionError("a candidate without evaluation must not be loaded")
 
-    index = package_all(
+    index = package_each(
         {"patt_lite": lambda: trained, "vit": unreachable}, evaluations, dataset, tmp_path / "packages"
     )
-    assert index == files.read_json(tmp_path / "packages" / "index.json")
-    entry = index["candidates"]["patt_lite"]
+    assert files.read_json(tmp_path / "packages" / "index.json") == {"candidates": index}
+    entry = index["patt_lite"]
     assert entry["packaged"] and entry["sha256"] == files.sha256(tmp_path / "packages" / "patt_lite")
-    assert index["candidates"]["vit"] == {
+    assert index["vit"] == {
         "packaged": False,
         "reason": "not evaluated: no checkpoint",
         "sha256": None,
@@ -181,10 +181,14 @@ def test_a_baseline_that_breaks_does_not_stop_the_line(tmp_path, trained, datase
     def broken():
         raise RuntimeError("no such operator")
 
-    index = package_all(
-        {"patt_lite": lambda: trained, "vit": broken}, evaluations, dataset, tmp_path / "packages"
+    index = package_each(
+        {"patt_lite": lambda: trained, "vit": broken},
+        evaluations,
+        dataset,
+        tmp_path / "packages",
+        required=["patt_lite"],
     )
-    assert "no such operator" in index["candidates"]["vit"]["reason"]
+    assert "no such operator" in index["vit"]["reason"]
     assert not (tmp_path / "packages" / "vit").exists()
 
 
@@ -197,5 +201,5 @@ class Forgetful(Trained):
 
 def test_an_export_that_answers_otherwise_is_refused_and_leaves_nothing(tmp_path, dataset, evaluations):
     with pytest.raises(PackageError, match="differs from Keras"):
-        package_all({"patt_lite": Forgetful}, evaluations, dataset, tmp_path / "packages")
+        package_each({"patt_lite": Forgetful}, evaluations, dataset, tmp_path / "packages", ["patt_lite"])
     assert not (tmp_path / "packages").exists()

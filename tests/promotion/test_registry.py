@@ -12,7 +12,7 @@ from bentoml._internal.models import ModelStore
 from ferops import files, tracking
 from ferops.models.onnx import BrokenPackageError, OnnxClassifier
 from ferops.promotion import registry
-from ferops.promotion.champion import Champion, NoChampionError
+from ferops.promotion.champion import Champion, NoChampionError, load_champion
 from ferops.promotion.registry import RegistryError, StaleDecisionError, promote
 from tiny_package import tiny_onnx, write_tiny_package
 
@@ -39,7 +39,7 @@ class Line:
         return write_tiny_package(self.packages / "patt_lite", seed=seed)
 
     def decide(self, decision="promote", against="current", **more):
-        champion = Champion.find(self.registry)
+        champion = load_champion(self.registry)
         if against == "current":
             against = champion.version if champion else None
         files.write_json(
@@ -214,7 +214,7 @@ def test_a_package_that_answers_otherwise_is_not_promoted(line):
     line.decide()
     with pytest.raises(BrokenPackageError):
         line.promote()
-    assert Champion.find(line.registry) is None
+    assert load_champion(line.registry) is None
 
 
 class Killed(BaseException):

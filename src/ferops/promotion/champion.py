@@ -64,14 +64,6 @@ class Champion:
         except TypeError as error:
             raise ValueError(f"{path} is no champion pointer ({error}): run `ferops promote`") from error
 
-    @classmethod
-    def find(cls, registry: Path) -> "Champion | None":
-        """The pointer, or none when nothing was promoted yet."""
-        try:
-            return cls.load(registry)
-        except NoChampionError:
-            return None
-
     def folder(self) -> Path:
         """The champion's package in BentoML's model store.
 
@@ -87,3 +79,11 @@ class Champion:
                 f"BentoML's model store has no intact {self.bento_tag}, which the champion pointer names: "
                 "run `ferops promote` to put it back"
             ) from None
+
+
+def load_champion(registry: Path) -> Champion | None:
+    """The champion, or none when nothing was promoted yet."""
+    try:
+        return Champion.load(registry)
+    except NoChampionError:
+        return None

@@ -1,8 +1,7 @@
 """A trained candidate becomes one folder that can be judged, promoted and served without its framework.
 
     >>> package_all(  # doctest: +SKIP
-    ...     {"patt_lite": lambda: patt_lite.load(Path("models/patt_lite"))},
-    ...     Path("evaluations"), Dataset.open(Path("data/dataset")), Path("packages"),
+    ...     {"patt_lite": Path("models/patt_lite")}, Path("evaluations"), dataset, Path("packages"), vit
     ... )
 
 A package holds `model.onnx` (uint8 images in, preprocessing inside), `card.json`, `recorded.npz` (test images
@@ -13,6 +12,7 @@ monitoring compares with) and `evaluation.json`.
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from ferops.data.store import Dataset
 from ferops.emotions import EMOTIONS
 from ferops.models.classifier import Card, Classifier, Images, Predictions
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier, Recorded
+from ferops.settings import VitSettings
 
 REFERENCE_FILE = "reference.parquet"
 EVALUATION_FILE = "evaluation.json"
@@ -58,17 +59,37 @@ class KerasClassifier(Classifier, Protocol):
 
 
 def package_all(
-    candidates: Mapping[str, Callable[[], KerasClassifier]],
+    trained: Mapping[str, Path], evaluations: Path, dataset: Dataset, out: Path, vit: VitSettings
+) -> dict[str, Any]:
+    """Package the models trained here (folder by name) and the ViT baseline; see `package_each`."""
+    from ferops.models import patt_lite
+
+    loaders: dict[str, Callable[[], KerasClassifier]] = {
+        name: partial(patt_lite.load, folder) for name, folder in trained.items()
+    }
+    loaders["vit"] = partial(_load_vit, vit)
+    return package_each(loaders, evaluations, dataset, out, required=trained)
+
+
+def _load_vit(settings: VitSettings) -> KerasClassifier:
+    from ferops.models import vit
+
+    loaded: KerasClassifier = vit.load(settings.checkpoint, settings.revision, settings.trained_on)
+    return loaded
+
+
+def package_each(
+    loaders: Mapping[str, Callable[[], KerasClassifier]],
     evaluations: Path,
     dataset: Dataset,
     out: Path,
-    required: Collection[str] = ("patt_lite",),
+    required: Collection[str] = (),
 ) -> dict[str, Any]:
     """Package every candidate that was evaluated; write the folder `out` with `index.json`, atomically.
 
     Args:
-        candidates: how to load each one; called only if `evaluations/<name>/result.json` says that it was
-            evaluated.
+        loaders: how to load each candidate; called only if `evaluations/<name>/result.json` says that it
+            was evaluated.
         evaluations: one folder per candidate.
         dataset: for the recorded images (test) and the monitoring reference (validation).
         out: one folder per packaged candidate.
@@ -76,14 +97,14 @@ def package_all(
             they are not packaged.
 
     Returns:
-        What `index.json` holds: `{"candidates": {name: {"packaged", "reason", "sha256"}}}`.
+        By candidate: `{"packaged", "reason", "sha256"}`, as `index.json` holds under `candidates`.
 
     Raises:
         PackageError: if a required candidate fails.
     """
     index: dict[str, Any] = {}
     with files.new_folder(out) as folder:
-        for name, load in candidates.items():
+        for name, load in loaders.items():
             reason = _not_evaluated(evaluations / name)
             if reason is None:
                 try:
@@ -98,7 +119,7 @@ def package_all(
                 "sha256": files.sha256(folder / name) if reason is None else None,
             }
         files.write_json(folder / INDEX_FILE, {"candidates": index})
-    return {"candidates": index}
+    return index
 
 
 def _not_evaluated(evaluation: Path) -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 from ferops import files, tracking
 from ferops.models.classifier import Card
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier
-from ferops.promotion.champion import Champion, NoChampionError
+from ferops.promotion.champion import Champion, NoChampionError, load_champion
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -64,6 +64,15 @@ class Promotion:
     challenger_version: str | None = None
     synthetic: bool | None = None
 
+    def sentence(self) -> str:
+        """The outcome, for a person."""
+        if self.version is None:
+            return f"no champion: {self.reason}"
+        faces = ", trained on synthetic faces" if self.synthetic else ""
+        return (
+            f"champion is version {self.version} ({self.candidate}, {self.bento_tag}{faces}): {self.reason}"
+        )
+
 
 def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Promotion:
     """Carry out the gate's decision, once, however often it is called; write `report`.
@@ -95,7 +104,7 @@ def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Pro
 
 
 def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Promotion:
-    champion = Champion.find(registry)
+    champion = load_champion(registry)
     candidate = verdict.get("candidate")
     package = packages / candidate if candidate else None
     digest = _judged_digest(package, verdict) if package is not None else None
