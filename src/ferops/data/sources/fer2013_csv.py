@@ -95,7 +95,7 @@ class Fer2013Csv:
                 if vote is None or vote[0] != usage.strip():
                     raise MalformedRowError(
                         f"{self._votes}: row {number + 1} is missing or of another split than in "
-                        f"{self._csv.name}: FER+ has one row per CSV row, in the same order. Get both files again"
+                        f"{self._csv.name}: FER+ has one row per CSV row. Get both files again"
                     )
                 counts = vote[1]
             if usage.strip() not in self._splits:

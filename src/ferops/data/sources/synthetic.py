@@ -237,11 +237,10 @@ class _Head:
         self._fill(neck, self.skin * 0.82, 0.0)
         self._fill(_oval(0, 0.35, 0.95, self.length, jaw=0.12), self.skin, 0.2)
         brow_line = np.array([[-1.0, self.fringe], [0, self.fringe - 0.12], [1.0, self.fringe]])
-        top = np.array([[0.7, -1.3], [-0.7, -1.3]])
+        top = np.array([[0.62, 0.1 - self.length], [0.0, 0.03 - self.length], [-0.62, 0.1 - self.length]])
         self._fill(np.concatenate([brow_line, top]), self.hair, 0.2)
         if self.beard:
-            self._fill(_oval(0, 1.1, 0.62, 0.55), 0.5 * (self.hair + self.skin) * 0.8, 0.6)
-            self._fill(_oval(0, 0.85, 0.42, 0.3), self.skin, 0.8)
+            self._fill(_oval(0, 1.12, 0.66, 0.5, jaw=0.1), 0.4 * self.hair + 0.45 * self.skin, 0.6)
 
     def _eye(self, eye: int) -> None:
         act, x = self.act, eye * self.eye_distance
