@@ -133,7 +133,9 @@ class Recipe(Section):
     """A named way to train PAtt-Lite: the model's choices and its two stages."""
 
     description: str
-    image_size: int = Field(224, ge=32, le=512, description="side the model resizes to inside, pixels")
+    image_size: int = Field(
+        224, ge=80, le=512, description="side the model resizes to inside, pixels; below 80 no patch is left"
+    )
     backbone: str = Field("imagenet", description="imagenet, none, or the path of a weights file")
     batch_size: int = Field(8, ge=1)
     clip_norm: float | None = Field(3.0, gt=0, description="global gradient norm")
@@ -249,6 +251,8 @@ class Environment(BaseSettings):
     max_upload_mb: float = Field(8.0, gt=0, description="one uploaded image, 10^6 bytes")
     max_pixels: int = Field(50_000_000, ge=2304, description="one decoded image")
     max_images: int = Field(64, ge=1, description="images in one request")
+    workers: int = Field(1, ge=1, description="processes of the service")
+    package: Path | None = Field(None, description="serve this package folder instead of the champion")
 
 
 def load_settings(path: Path | None = None) -> Settings:

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from ferops.emotions import EMOTIONS
+
+if TYPE_CHECKING:  # only readers need pandas; the service starts faster without
+    import pandas as pd
 
 Kind = Literal["predictions", "feedback"]
 
@@ -111,7 +112,7 @@ def read_predictions(
     model_version: str | None = None,
     since: datetime | None = None,
     limit: int | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Logged predictions as a flat table, oldest first.
 
     Args:
@@ -124,6 +125,8 @@ def read_predictions(
         Columns id, time (UTC), model_version, label, confidence, `p_<emotion>`, `embedding_<i>` where the
         model has one, and the descriptors; `attrs["torn_lines"]` counts lines that a crash cut short.
     """
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     torn = 0
     for day in _days(log_dir / "predictions", since):
@@ -155,11 +158,13 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return row | record["descriptors"]
 
 
-def read_feedback(log_dir: Path) -> pd.DataFrame:
+def read_feedback(log_dir: Path) -> "pd.DataFrame":
     """Feedback as a table: id, time (UTC), emotion; the last word on an id counts.
 
     `attrs["torn_lines"]` counts lines that a crash cut short.
     """
+    import pandas as pd
+
     rows = [record for day in _days(log_dir / "feedback") for record in _records(day)]
     whole = [row for row in rows if row is not None]
     frame = pd.DataFrame(whole, columns=["id", "time", "emotion"])

@@ -1,0 +1,142 @@
+"""Images out of a multipart request, refused as soon as they are too many or too large."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+#: Form fields that hold images; all mean the same.
+FIELDS = ("images", "image", "file", "files")
+
+#: Headers and boundaries of one part, bytes; a request may hold as much more than its images.
+PART_OVERHEAD = 4096
+
+
+class UploadError(ValueError):
+    """The request is refused: HTTP `status`, stable `code`, and a message that says what to do."""
+
+    def __init__(self, status: int, code: str, message: str, **details: str | int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.details = details
+
+
+@dataclass
+class _Part:
+    name: str = ""
+    filename: str | None = None
+    content: bytearray = field(default_factory=bytearray)
+
+
+class _Parts:
+    """Callbacks of the parser; holds the images that came in so far, each within the limit."""
+
+    def __init__(self, max_images: int, max_bytes: int) -> None:
+        self.images: list[bytes] = []
+        self.other_fields: list[str] = []
+        self.complete = False
+        self._max_images = max_images
+        self._max_bytes = max_bytes
+        self._part = _Part()
+        self._header = bytearray()
+        self._value = bytearray()
+
+    def on_part_begin(self) -> None:
+        self._part = _Part()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if bytes(self._header).lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._value))
+            self._part.name = options.get(b"name", b"").decode("utf-8", "replace")
+            if b"filename" in options:
+                self._part.filename = options[b"filename"].decode("utf-8", "replace")
+        self._header.clear()
+        self._value.clear()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part.name not in FIELDS:
+            return
+        if len(self.images) >= self._max_images:
+            raise UploadError(
+                413,
+                "too_many_images",
+                f"more than {self._max_images} images in one request: send them in several",
+            )
+        self._part.content += data[start:end]
+        if len(self._part.content) > self._max_bytes:
+            raise UploadError(
+                413,
+                "too_large",
+                f"image {len(self.images)} has more than {self._max_bytes} bytes: send a smaller one",
+                index=len(self.images),
+            )
+
+    def on_part_end(self) -> None:
+        if self._part.name not in FIELDS:
+            self.other_fields.append(self._part.name)
+        elif self._part.content or self._part.filename:  # a file input left empty has neither
+            self.images.append(bytes(self._part.content))
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def read_images(request: Request, max_images: int, max_bytes: int) -> list[bytes]:
+    """The images of a `multipart/form-data` request, in the order they came.
+
+    Args:
+        request: its body was not read yet.
+        max_images: in one request.
+        max_bytes: of one image.
+
+    Raises:
+        UploadError: 415 for another content type, 413 for too much, 400 for a damaged body or no image.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        raise UploadError(
+            415,
+            "unsupported_media_type",
+            f"send multipart/form-data with image files in the field `{FIELDS[0]}`: "
+            f"curl -F {FIELDS[0]}=@face.png …/predict",
+        )
+    boundary = options.get(b"boundary")
+    parts = _Parts(max_images, max_bytes)
+    try:
+        if not boundary:
+            raise FormParserError("no boundary in the content type")
+        callbacks = {name: getattr(parts, name) for name in dir(parts) if name.startswith("on_")}
+        parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+        async for chunk in _limited(request, max_images * (max_bytes + PART_OVERHEAD)):
+            parser.write(chunk)
+        parser.finalize()
+    except (FormParserError, UnicodeError) as error:
+        raise UploadError(
+            400, "bad_multipart", f"the body is no valid multipart/form-data: {error}"
+        ) from None
+    except ClientDisconnect:
+        raise UploadError(400, "incomplete", "the client left before the request was complete") from None
+    if not parts.complete:
+        raise UploadError(400, "bad_multipart", "the body ends before its closing boundary")
+    if not parts.images:
+        found = f"; found only {', '.join(sorted(set(parts.other_fields)))}" if parts.other_fields else ""
+        raise UploadError(400, "no_image", f"no image file in the field `{FIELDS[0]}`{found}")
+    return parts.images
+
+
+async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise UploadError(413, "too_large", f"the request has more than {limit} bytes")
+        yield chunk
