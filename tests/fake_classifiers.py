@@ -30,12 +30,21 @@ def planted_dataset(
     test: int = 210,
     train: int = 70,
     copies: int = 14,
+    near_copies: int = 0,
     synthetic: bool = False,
     seed: int = 0,
 ) -> Dataset:
-    """`copies` of the test rows are marked as copies of images in the source's train; classes take turns."""
+    """Classes take turns; `copies` of the test rows are marked as copies of images in the source's train, and
+    the perceptual hashes of `near_copies` of them are one bit from a train image's."""
     generator = np.random.default_rng(seed)
+    perceptual = [int(word) for word in generator.integers(2**63, size=max(train, test))]
     rows: list[dict[str, Any]] = []
+
+    def _perceptual(split: str, number: int) -> int:
+        if split == "test" and number < near_copies:
+            return perceptual[number] ^ 1
+        return perceptual[number] if split == "train" else int(generator.integers(2**63))
+
     for split, count in (("train", train), ("validation", 70), ("test", test)):
         for number in range(count):
             label = number % 7
@@ -54,7 +63,7 @@ def planted_dataset(
                     "height": 48,
                     "mode": "L",
                     "pixel_hash": pixel_hash(face),
-                    "perceptual_hash": f"{generator.integers(2**63):016x}",
+                    "perceptual_hash": f"{_perceptual(split, number):016x}",
                     "blank": False,
                     **dict.fromkeys(DESCRIPTORS, 0.5),
                     "votes": None,

@@ -26,6 +26,15 @@ def test_training_images_among_the_test_rows_are_counted(dataset: Dataset, tmp_p
     assert "7 are exact copies" in found.evidence[0]
 
 
+def test_images_that_look_like_training_images_are_reported_but_not_counted(tmp_path: Path) -> None:
+    dataset = planted_dataset(tmp_path / "dataset", test=70, near_copies=5)
+    hashes = dataset.frame("train", ["pixel_hash"])["pixel_hash"]
+    (tmp_path / "trained_on.txt").write_text("\n".join(hashes))
+    found = measure(card(known=True, pixel_hashes="trained_on.txt"), dataset, tmp_path)
+    assert (found.rows, found.share, found.near_copies) == (0, 0, 5)
+    assert any("5 more test rows look like a training image" in sentence for sentence in found.evidence)
+
+
 def test_a_clean_list_measures_zero(dataset: Dataset, tmp_path: Path) -> None:
     hashes = dataset.frame("train", ["pixel_hash"])["pixel_hash"]
     (tmp_path / "trained_on.txt").write_text("\n".join(hashes))

@@ -15,11 +15,9 @@ from pathlib import Path
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from ferops.data.near_copies import MAX_BITS, near_copies
 from ferops.data.store import Dataset
 from ferops.models.classifier import Card
-
-#: Bits of 64 in which two perceptual hashes may differ and still count as near copies of one picture.
-NEAR_BITS = 4
 
 
 class Contamination(BaseModel):
@@ -83,21 +81,17 @@ def _measured(hashes: frozenset[str], dataset: Dataset) -> Contamination:
     if near:
         evidence.append(
             f"{near} more test rows look like a training image (perceptual hashes differ in at most "
-            f"{NEAR_BITS} of 64 bits). They are not counted: some are different pictures."
+            f"{MAX_BITS} of 64 bits). They are not counted: some are different pictures."
         )
     share = rows / len(test) if len(test) else 0.0
     return Contamination(known=True, share=share, rows=rows, near_copies=near, evidence=evidence)
 
 
-def _near_copies(hashes: frozenset[str], test: pd.DataFrame, dataset: Dataset) -> int | None:
-    """Test rows near a training image that this dataset holds; none where `near_copies` is not there."""
-    try:
-        from ferops.data import near_copies
-    except ImportError:
-        return None
+def _near_copies(hashes: frozenset[str], test: pd.DataFrame, dataset: Dataset) -> int:
+    """Test rows near a training image, as far as this dataset holds the training images."""
     every = dataset.frame(columns=["pixel_hash", "perceptual_hash"], include_excluded=True)
     trained = every.loc[every["pixel_hash"].isin(hashes), "perceptual_hash"]
-    return int(near_copies.has_near_copy(test["perceptual_hash"], trained, NEAR_BITS).sum())
+    return int(near_copies(test["perceptual_hash"], trained).sum())
 
 
 def _declared(card: Card, dataset: Dataset) -> Contamination:

@@ -70,6 +70,18 @@ class Result(BaseModel):
     mlflow_run_id: str | None = None
     notes: tuple[str, ...] = ()
 
+    def sentence(self) -> str:
+        """The outcome, for a terminal."""
+        if self.official is None or self.without_copies is None:
+            return f"{self.candidate} was not evaluated: {self.reason}"
+        best, low, high = self.without_copies, *self.without_copies.intervals["accuracy"]
+        return (
+            f"{self.candidate}{' (synthetic faces)' if self.synthetic else ''}: without copies of training "
+            f"images accuracy {best.accuracy:.1%} [{low:.1%}, {high:.1%}], macro-F1 {best.macro_f1:.1%} on "
+            f"{best.rows} rows; on all {self.rows} test rows accuracy {self.official.accuracy:.1%}, "
+            f"macro-F1 {self.official.macro_f1:.1%}"
+        )
+
     @classmethod
     def load(cls, folder: Path) -> "Result":
         """Read the result of an evaluation folder.

@@ -15,6 +15,9 @@ from ferops.evaluation.calibration import expected_calibration_error, reliabilit
 # Okabe & Ito's colours, told apart with every kind of colour blindness.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8F98"
 
+#: Where the batch-invariance chart draws its line: the default of `gate.invariance_tolerance`.
+NOTICEABLE = 1e-4
+
 
 def title(candidate: str, what: str, synthetic: bool) -> str:
     """A chart's title; results on the generator's faces always say so."""
@@ -86,7 +89,7 @@ def calibration(
     upper.set(xlim=(0, 1), ylim=(0, 1.19), ylabel="share that is right")
     upper.set_yticks(np.linspace(0, 1, 6))
     upper.set_title(title(candidate, "reliability, test split", synthetic))
-    upper.legend(loc="lower right", framealpha=0.9)
+    upper.legend(loc="upper left", bbox_to_anchor=(0.015, 0.89), framealpha=0.9)
     lower.bar(centres, table.rows, width * 0.94, color=GREY)
     lower.set(xlabel="confidence", ylabel="images")
     return figure
@@ -122,7 +125,7 @@ def batch_invariance(
         ("class_sorted", "--", ORANGE),
         ("other_size", ":", GREY),
     )
-    edges = np.logspace(-9, 0, 46)
+    edges = np.logspace(-9, 0, 46)  # no change at all is drawn at 1e-9
     for name, line, colour in styles:
         moved = np.abs(answers[name] - answers["single"]).max(axis=1)
         right.hist(
@@ -134,13 +137,15 @@ def batch_invariance(
             color=colour,
             label=names[name].replace("\n", " "),
         )
-    right.axvline(1e-4, color="black", linewidth=1)
-    right.text(1.25e-4, 0.62, "1e-4", transform=right.get_xaxis_transform(), fontsize=9)
+    right.axvline(NOTICEABLE, color="black", linewidth=1)
+    right.text(
+        1.25 * NOTICEABLE, 0.62, f"{NOTICEABLE:.0e}", transform=right.get_xaxis_transform(), fontsize=9
+    )
     right.set(xscale="log", xlabel="largest change of a probability, against the image alone")
     right.set(ylabel="images", xlim=(edges[0], 1))
     right.set_title(f"largest of all {result.max_difference:.1e}", fontsize=10)
-    right.legend(loc="upper left", fontsize=8.5)
-    invariant = "does not depend" if result.max_difference <= 1e-4 else "DEPENDS"
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, 0.98), fontsize=8.5)
+    invariant = "does not depend" if result.max_difference <= NOTICEABLE else "DEPENDS"
     figure.suptitle(title(candidate, f"an answer {invariant} on the other images of its batch", synthetic))
     return figure
 

@@ -1,0 +1,345 @@
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fake_classifiers import FakeClassifier, planted_dataset
+from ferops import files
+from ferops.data import images as pixels
+from ferops.data.store import Dataset
+from ferops.evaluation.evaluate import evaluate, not_evaluated
+from ferops.models.classifier import Predictions, TrainingData
+from ferops.promotion.champion import Champion, NoChampionError
+from ferops.promotion.decision import Decision
+from ferops.promotion.gate import decide
+from ferops.promotion.rules import EXPENSIVE, TITLES, Rule
+from ferops.settings import EvaluationSettings, GateSettings
+
+EVALUATION = EvaluationSettings(bootstrap_samples=300, invariance_images=70)
+
+
+@dataclass
+class Line:
+    """The pipeline up to the gate, with fake models: evaluate and package candidates, then ask the gate."""
+
+    dataset: Dataset
+    root: Path
+    evaluations: dict[str, Path] = field(default_factory=dict)
+    models: dict[Path, FakeClassifier] = field(default_factory=dict)
+    trials: list[Path] = field(default_factory=list)
+
+    def candidate(
+        self, name: str, packaged: FakeClassifier | None = None, seen: list[str] | None = None, **fake: Any
+    ) -> None:
+        training = TrainingData(known=True, pixel_hashes="trained_on.txt")
+        classifier = FakeClassifier(name, **{"training_data": training, **fake})
+        model = self.root / "models" / name
+        files.write_text(model / "trained_on.txt", "\n".join(seen or ["0" * 32]))
+        self.evaluations[name] = self.root / "evaluations" / name
+        evaluate(
+            classifier,
+            self.dataset,
+            EVALUATION,
+            0,
+            self.evaluations[name],
+            self.root / f"{name}.json",
+            model_folder=model,
+        )
+        self.store(self.root / "packages" / name, packaged or classifier)
+
+    def store(self, folder: Path, classifier: FakeClassifier) -> Path:
+        files.write_text(folder / "model.onnx", f"{classifier.card.name} {classifier.skill} {folder}")
+        self.models[folder] = classifier
+        return folder
+
+    def champion(self, **fake: Any) -> Champion:
+        package = self.store(self.root / "store" / "champion", FakeClassifier("champion", **fake))
+
+        class Stored(Champion):
+            def folder(self) -> Path:
+                return package
+
+        return Stored(
+            "fer-classifier",
+            "3",
+            "fer-classifier:v3-aa",
+            files.sha256(package),
+            "run",
+            "patt_lite",
+            "2026-01-01T00:00:00+00:00",
+            False,
+        )
+
+    def trial(self, package: Path, images: list[bytes]) -> NDArray[np.float32]:
+        self.trials.append(package)
+        return self.models[package].predict(pixels.faces(images)).probabilities
+
+    def gate(
+        self,
+        champion: Champion | None = None,
+        trial: Callable[[Path, list[bytes]], NDArray[np.float32]] | None = None,
+        **settings: Any,
+    ) -> Decision:
+        return decide(
+            self.evaluations,
+            self.root / "packages",
+            champion,
+            self.dataset,
+            GateSettings(**settings),
+            trial or self.trial,
+            self.root / "gate.json",
+            self.root / "gate.html",
+            evaluation=EVALUATION,
+            load=lambda folder: self.models[folder],
+        )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return planted_dataset(tmp_path_factory.mktemp("gate") / "dataset", test=420, synthetic=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One MLflow store for the module: creating one takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("tracking"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
+@pytest.fixture
+def line(dataset: Dataset, tmp_path: Path) -> Line:
+    return Line(dataset, tmp_path)
+
+
+def rule(decision: Decision, candidate: str, name: str) -> Rule:
+    return next(r for r in decision.candidates[candidate].rules if r.rule == name)
+
+
+def failed(decision: Decision, candidate: str) -> list[str]:
+    return [r.rule for r in decision.candidates[candidate].failed]
+
+
+def test_a_good_first_candidate_is_promoted_and_every_rule_is_shown(line: Line) -> None:
+    line.candidate("patt_lite", skill=0.8, confidence=0.8)
+    decision = line.gate()
+    assert (decision.decision, decision.winner, decision.decided_against_version) == (
+        "promote",
+        "patt_lite",
+        None,
+    )
+    rules = decision.candidates["patt_lite"].rules
+    assert [r.rule for r in rules] == list(TITLES)
+    assert all(r.passed for r in rules)
+    assert "no champion yet" in rule(decision, "patt_lite", "improvement").sentence
+    assert line.trials == [line.root / "packages" / "patt_lite"]
+
+
+def test_the_json_is_what_promotion_reads(line: Line) -> None:
+    line.candidate("patt_lite")
+    champion = line.champion(skill=0.4)
+    decision = line.gate(champion)
+    written = json.loads((line.root / "gate.json").read_text())
+    assert Decision.load(line.root / "gate.json") == decision
+    assert (written["decision"], written["winner"], written["candidate"]) == (
+        "promote",
+        "patt_lite",
+        "patt_lite",
+    )
+    assert written["package_sha256"] == files.sha256(line.root / "packages" / "patt_lite")
+    assert (written["decided_against_version"], written["champion"]["version"]) == ("3", "3")
+    assert written["synthetic"] is True
+    assert set(written["candidates"]["patt_lite"]["rules"][0]) >= {
+        "rule",
+        "passed",
+        "number",
+        "limit",
+        "sentence",
+    }
+
+
+def test_a_better_candidate_replaces_the_champion(line: Line) -> None:
+    line.candidate("patt_lite", skill=0.85)
+    decision = line.gate(line.champion(skill=0.6))
+    found = rule(decision, "patt_lite", "improvement")
+    assert decision.decision == "promote"
+    assert found.number is not None and 0.1 < found.number < 0.25
+    assert "paired interval" in found.sentence
+
+
+def test_a_candidate_that_is_no_better_is_refused_and_the_champion_stays(line: Line) -> None:
+    line.candidate("patt_lite", skill=0.7)
+    decision = line.gate(line.champion(skill=0.7))
+    assert (decision.decision, decision.winner) == ("keep", None)
+    assert failed(decision, "patt_lite") == ["improvement"]
+    assert decision.candidate == "patt_lite"  # the challenger
+    assert rule(decision, "patt_lite", "service").passed is None
+
+
+def test_a_required_improvement_is_held_against_the_lower_bound(line: Line) -> None:
+    line.candidate("patt_lite", skill=0.75)
+    champion = line.champion(skill=0.6)
+    assert line.gate(champion, min_improvement=0.05).decision == "promote"
+    decision = line.gate(champion, min_improvement=0.2)
+    assert (decision.decision, rule(decision, "patt_lite", "improvement").limit) == ("keep", 0.2)
+
+
+def test_the_champion_is_not_replaced_by_itself(line: Line) -> None:
+    line.candidate("patt_lite")
+    sha256 = files.sha256(line.root / "packages" / "patt_lite")
+    decision = line.gate(replace(line.champion(), package_sha256=sha256))
+    assert decision.candidates["patt_lite"].verdict == "already_champion"
+    assert decision.decision == "keep"
+    assert "the champion already" in decision.sentence()
+
+
+def test_a_champion_that_cannot_be_loaded_is_kept(line: Line) -> None:
+    class Lost(Champion):
+        def folder(self) -> Path:
+            raise NoChampionError("BentoML's model store has no intact fer-classifier:v3-aa")
+
+    line.candidate("patt_lite")
+    decision = line.gate(Lost(**asdict(line.champion())))
+    assert decision.decision == "keep"
+    assert "no intact" in rule(decision, "patt_lite", "improvement").sentence
+
+
+def test_a_model_that_mixes_its_batch_is_refused_without_starting_anything_expensive(line: Line) -> None:
+    line.candidate("patt_lite", skill=0.9, confidence=0.8, leak=0.3)
+    decision = line.gate()
+    assert decision.decision == "no_champion"
+    assert "batch_invariance" in failed(decision, "patt_lite")
+    assert "train.attention" in str(rule(decision, "patt_lite", "batch_invariance").advice)
+    assert all(rule(decision, "patt_lite", name).passed is None for name in EXPENSIVE)
+    assert line.trials == []
+
+
+def test_a_package_that_mixes_its_batch_is_refused_although_the_trained_model_does_not(line: Line) -> None:
+    line.candidate("patt_lite", packaged=FakeClassifier("patt_lite", leak=0.01))
+    assert set(failed(line.gate(), "patt_lite")) == {"package_agreement", "batch_invariance_package"}
+
+
+def test_a_candidate_that_trained_on_test_images_cannot_win(line: Line) -> None:
+    seen = list(line.dataset.frame("test", ["pixel_hash"])["pixel_hash"])[:42]
+    line.candidate("cheat", skill=0.99, confidence=0.9, seen=seen)
+    line.candidate("honest", skill=0.7)
+    decision = line.gate()
+    assert decision.winner == "honest"
+    found = rule(decision, "cheat", "contamination")
+    assert (found.passed, found.number) == (False, 0.1)
+    assert "42" in found.sentence
+
+
+def test_unknown_training_data_is_refused_or_allowed_by_policy(line: Line) -> None:
+    line.candidate("vit", training_data=TrainingData(known=False))
+    decision = line.gate()
+    assert failed(decision, "vit") == ["training_data"]
+    assert rule(decision, "vit", "contamination").passed is None
+    assert line.gate(unknown_training_data="allow").winner == "vit"
+
+
+def test_the_better_of_two_that_pass_wins(line: Line) -> None:
+    line.candidate("first", skill=0.7)
+    line.candidate("second", skill=0.8)
+    decision = line.gate()
+    assert (decision.winner, decision.candidates["first"].verdict) == ("second", "passed")
+
+
+@pytest.mark.parametrize(
+    ("fake", "settings", "name"),
+    [
+        ({"skill": 0.2, "confidence": 0.3}, {}, "minimum"),
+        ({"confused": ["disgust"]}, {}, "recall"),
+        ({"skill": 0.5, "confidence": 0.95}, {}, "calibration"),
+        ({}, {"max_size_mb": 1e-6}, "size"),
+        ({}, {"max_latency_ms": 1e-6}, "latency"),
+    ],
+)
+def test_each_limit_refuses(line: Line, fake: dict[str, Any], settings: dict[str, Any], name: str) -> None:
+    line.candidate("patt_lite", **fake)
+    decision = line.gate(**settings)
+    found = rule(decision, "patt_lite", name)
+    assert (found.passed, decision.decision) == (False, "no_champion")
+    assert found.number is not None and found.limit is not None and found.advice
+
+
+def test_a_candidate_that_was_not_evaluated_is_shown_with_its_reason(line: Line) -> None:
+    line.candidate("patt_lite")
+    line.evaluations["vit"] = line.root / "evaluations" / "vit"
+    not_evaluated("vit", "vit.checkpoint is not set", line.dataset, line.evaluations["vit"], line.root / "v")
+    decision = line.gate()
+    assert (decision.winner, decision.candidates["vit"].verdict) == ("patt_lite", "not_evaluated")
+    assert "vit.checkpoint is not set" in rule(decision, "vit", "evaluated").sentence
+    assert len(decision.candidates["vit"].rules) == len(TITLES)
+
+
+def test_an_evaluation_of_another_dataset_is_not_judged(line: Line, tmp_path: Path) -> None:
+    line.candidate("patt_lite")
+    line.dataset = planted_dataset(tmp_path / "other", seed=1)
+    decision = line.gate()
+    assert decision.candidates["patt_lite"].verdict == "not_evaluated"
+    assert "another dataset" in rule(decision, "patt_lite", "evaluated").sentence
+
+
+def test_a_candidate_without_package_says_why(line: Line) -> None:
+    line.candidate("patt_lite")
+    (line.root / "packages" / "patt_lite" / "model.onnx").unlink()
+    entry = {"packaged": False, "reason": "packaging failed: no such operator", "sha256": None}
+    files.write_json(line.root / "packages" / "index.json", {"candidates": {"patt_lite": entry}})
+    decision = line.gate()
+    assert "no such operator" in rule(decision, "patt_lite", "packaged").sentence
+    assert decision.candidate is None  # nothing that could be a challenger
+
+
+def test_a_service_that_does_not_start_fails_with_its_reason(line: Line) -> None:
+    def broken(package: Path, images: list[bytes]) -> NDArray[np.float32]:
+        raise RuntimeError("port 3000 is in use")
+
+    line.candidate("patt_lite")
+    decision = line.gate(trial=broken)
+    assert failed(decision, "patt_lite") == ["service"]
+    assert "port 3000 is in use" in rule(decision, "patt_lite", "service").sentence
+
+
+def test_a_service_that_answers_otherwise_than_the_model_fails(line: Line) -> None:
+    def reversed_columns(package: Path, images: list[bytes]) -> NDArray[np.float32]:
+        return line.trial(package, images)[:, ::-1]
+
+    line.candidate("patt_lite")
+    found = rule(line.gate(trial=reversed_columns), "patt_lite", "service")
+    assert (found.passed, found.number) == (False, pytest.approx(0.7667, abs=1e-3))
+
+
+def test_a_service_that_answers_too_little_fails(line: Line) -> None:
+    line.candidate("patt_lite")
+    decision = line.gate(trial=lambda package, images: line.trial(package, images)[:-1])
+    assert "for 16 images" in rule(decision, "patt_lite", "service").sentence
+
+
+def test_a_package_that_gives_nan_fails_and_the_report_is_still_json(line: Line) -> None:
+    class Broken(FakeClassifier):
+        def predict(self, images: NDArray[np.uint8], batch_size: int = 32) -> Predictions:
+            return Predictions(np.full((len(images), 7), np.nan, np.float32))
+
+    line.candidate("patt_lite", packaged=Broken("patt_lite"))
+    decision = line.gate()
+    assert {"package_agreement", "batch_invariance_package"} <= set(failed(decision, "patt_lite"))
+    assert json.loads((line.root / "gate.json").read_text())["decision"] == "no_champion"
+
+
+def test_the_verdict_is_logged_to_the_candidates_run(line: Line) -> None:
+    import mlflow
+
+    line.candidate("patt_lite", confused=["happy"])
+    decision = line.gate()
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    run_id = decision.candidates["patt_lite"].mlflow_run_id
+    tags = client.get_run(run_id).data.tags
+    assert (tags["ferops.gate"], "recall" in tags["ferops.gate.failed"]) == ("refused", True)
+    assert {Path(a.path).name for a in client.list_artifacts(run_id, "gate")} == {"gate.json", "gate.html"}
