@@ -12,9 +12,10 @@ import yaml
 
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.emotions import EMOTIONS
-from ferops.monitoring.monitor import monitor
+from ferops.monitoring.monitor import judge
 from ferops.monitoring.verdict import Verdict
 from ferops.promotion.champion import Champion
+from ferops.serving.prediction_log import timestamp
 
 ROOT = Path(__file__).parents[1]
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -77,6 +78,8 @@ class Workplace:
         self.monitoring.mkdir()
         answers(700, seed=0).to_parquet(self.package / "reference.parquet", index=False)
         (self.monitoring / "policy.yaml").write_text((ROOT / "monitoring/policy.yaml").read_text())
+        # The shipped policy, but for the work that the embedding's permutations are.
+        self.policy(lambda raw: raw["embedding"].update(sample=200, permutations=1999))
 
     def policy(self, change: Callable[[dict], object]) -> None:
         path = self.monitoring / "policy.yaml"
@@ -93,7 +96,7 @@ class Workplace:
             lines.append(
                 {
                     "id": row["id"],
-                    "time": _iso(time),
+                    "time": timestamp(time),
                     "model_version": version,
                     "label": EMOTIONS[int(np.argmax(probabilities))],
                     "confidence": max(probabilities),
@@ -107,7 +110,7 @@ class Workplace:
 
     def feedback(self, rows: pd.DataFrame) -> None:
         """People say what the `emotion` column says."""
-        lines = [{"id": r.id, "time": _iso(self.now), "emotion": r.emotion} for r in rows.itertuples()]
+        lines = [{"id": r.id, "time": timestamp(self.now), "emotion": r.emotion} for r in rows.itertuples()]
         self._append("feedback", self.now, lines)
 
     def _append(self, kind: str, time: datetime, lines: list[dict]) -> None:
@@ -117,8 +120,4 @@ class Workplace:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def monitor(self, track: bool = False) -> Verdict:
-        return monitor(self.log, CHAMPION, self.package, self.monitoring, now=self.now, track=track)
-
-
-def _iso(time: datetime) -> str:
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return judge(self.log, CHAMPION, self.package, self.monitoring, now=self.now, track=track)

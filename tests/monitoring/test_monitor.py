@@ -7,7 +7,7 @@ import pytest
 
 from ferops import tracking
 from ferops.emotions import EMOTIONS
-from ferops.monitoring.monitor import monitor_champion
+from ferops.monitoring.monitor import monitor
 from ferops.monitoring.window import NoReferenceError
 from ferops.promotion.champion import NoChampionError
 from tiny_log import answers
@@ -167,7 +167,7 @@ def test_a_package_without_reference_is_refused_with_what_to_do(workplace):
 
 def test_without_a_champion_there_is_nothing_to_judge(workplace):
     with pytest.raises(NoChampionError, match="no champion yet"):
-        monitor_champion(workplace.folder / "registry", workplace.log, workplace.monitoring)
+        monitor(workplace.log, workplace.folder / "registry", workplace.monitoring)
 
 
 def test_every_emotion_is_in_the_label_shares(workplace):

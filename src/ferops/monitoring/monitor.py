@@ -19,24 +19,25 @@ from ferops.monitoring.quality import measure, with_feedback
 from ferops.monitoring.verdict import Outcome, Quality, Verdict, WindowSummary
 from ferops.monitoring.window import Window, current_window, drawn, read_reference
 from ferops.promotion.champion import Champion
+from ferops.serving.prediction_log import timestamp
 
 POLICY_FILE = "policy.yaml"
 REPORTS_FOLDER = "reports"
 STAMP = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
 
 
-def monitor_champion(registry: Path, log_dir: Path, monitoring_dir: Path) -> Verdict:
-    """`monitor` of the model that the champion pointer names, with its package from BentoML's store.
+def monitor(log_dir: Path, registry: Path, monitoring_dir: Path, track: bool = True) -> Verdict:
+    """Judge the model that the champion pointer names, with its package from BentoML's store; see `judge`.
 
     Raises:
         NoChampionError: if nothing was promoted yet.
-        PolicyError, NoReferenceError: as `monitor`.
+        PolicyError, NoReferenceError: as `judge`.
     """
     champion = Champion.load(registry)
-    return monitor(log_dir, champion, champion.folder(), monitoring_dir)
+    return judge(log_dir, champion, champion.folder(), monitoring_dir, track=track)
 
 
-def monitor(
+def judge(
     log_dir: Path,
     champion: Champion,
     package: Path,
@@ -84,7 +85,7 @@ def monitor(
     with run if track else nullcontext(None) as run_id:
         verdict = Verdict(
             verdict=outcome,
-            time=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            time=timestamp(now),
             action=getattr(policy.actions, outcome),
             synthetic=champion.synthetic,
             reasons=reasons,

@@ -141,3 +141,10 @@ class Verdict(Record):
     def exit_code(self) -> int:
         """0 healthy, 3 drift, 4 too few."""
         return EXIT_CODES[self.verdict]
+
+    def sentence(self) -> str:
+        """One line for a terminal: the verdict, why, on what, and where to read more."""
+        data = " (synthetic faces)" if self.synthetic else ""
+        why = "; ".join(self.reasons[:3])
+        action = "" if self.action == "none" else f"; asks for {self.action}"
+        return f"{self.verdict}{data}: {why}{action}; report: {self.report}/index.html"

@@ -14,7 +14,7 @@ import pandas as pd
 from ferops import files
 from ferops.emotions import EMOTIONS
 from ferops.monitoring.policy import Policy, WindowPolicy
-from ferops.serving.prediction_log import read_predictions
+from ferops.serving.prediction_log import read_predictions, timestamp
 
 REFERENCE_FILE = "reference.parquet"
 
@@ -63,7 +63,7 @@ class Reference:
 def current_window(log_dir: Path, model_version: str, policy: Policy, now: datetime) -> Window:
     """Read the predictions of `policy.window.hours` until `now` (aware, UTC) from the log."""
     logged = read_predictions(log_dir, since=now - timedelta(hours=policy.window.hours))
-    torn = int(logged.attrs.get("torn_lines", 0))
+    torn = int(logged.attrs["torn_lines"])
     mine = logged[logged["model_version"].astype(str) == model_version] if len(logged) else logged
     if len(mine) == 0:
         return Window(mine, None, None, model_version, len(logged), 0, torn)
@@ -77,8 +77,8 @@ def current_window(log_dir: Path, model_version: str, policy: Policy, now: datet
     rows = mine[whole].sort_values("time", kind="stable").reset_index(drop=True)
     return Window(
         rows=rows,
-        start=str(rows["time"].iloc[0]) if len(rows) else None,
-        end=str(rows["time"].iloc[-1]) if len(rows) else None,
+        start=timestamp(rows["time"].iloc[0]) if len(rows) else None,
+        end=timestamp(rows["time"].iloc[-1]) if len(rows) else None,
         model_version=model_version,
         other_versions_ignored=len(logged) - len(mine),
         unusable=int((~whole).sum()),
