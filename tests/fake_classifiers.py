@@ -32,6 +32,7 @@ def planted_dataset(
     copies: int = 14,
     near_copies: int = 0,
     synthetic: bool = False,
+    source: str = "planted",
     seed: int = 0,
 ) -> Dataset:
     """Classes take turns; `copies` of the test rows are marked as copies of images in the source's train, and
@@ -73,7 +74,7 @@ def planted_dataset(
             )
     folder.mkdir(parents=True)
     write_shards(folder, rows, rows_per_shard=100)
-    Summary("planted", synthetic, {}, {}, [], "0" * 64, f"{seed:064x}").save(folder)
+    Summary(source, synthetic, {}, {}, [], "0" * 64, f"{seed:064x}").save(folder)
     return Dataset.open(folder)
 
 

@@ -52,3 +52,21 @@ def test_a_lost_list_is_said_and_does_not_count_as_clean(dataset: Dataset, tmp_p
     found = measure(card(known=False, pixel_hashes="trained_on.txt"), dataset, tmp_path)
     assert not found.known
     assert "that file is absent" in found.evidence[0]
+
+
+def test_a_declared_training_set_that_holds_the_test_images_counts(tmp_path: Path) -> None:
+    dataset = planted_dataset(tmp_path / "dataset", test=70, source="fer2013_images")
+    found = measure(card(known=True, datasets=("Facial Emotion Expressions",)), dataset)
+    assert (found.known, found.share, found.rows) == (True, 0.7, 49)
+    assert "split anew" in found.evidence[0]
+
+
+def test_a_model_of_photographs_has_not_seen_the_synthetic_faces(tmp_path: Path) -> None:
+    dataset = planted_dataset(tmp_path / "dataset", test=70, source="synthetic", synthetic=True)
+    found = measure(card(known=True, datasets=("fer2013",)), dataset)
+    assert (found.known, found.share) == (True, 0)
+
+
+def test_the_same_dataset_without_a_list_of_images_is_not_known(tmp_path: Path) -> None:
+    dataset = planted_dataset(tmp_path / "dataset", test=70, source="fer2013_images")
+    assert not measure(card(known=True, datasets=("FER2013",)), dataset).known

@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from ferops.data.near_copies import MAX_BITS, near_copies
+from ferops.data import known_datasets
+from ferops.data.near_copies import MAX_BITS, has_near_copy
 from ferops.data.store import Dataset
 from ferops.models.classifier import Card
 
@@ -91,7 +92,7 @@ def _near_copies(hashes: frozenset[str], test: pd.DataFrame, dataset: Dataset) -
     """Test rows near a training image, as far as this dataset holds the training images."""
     every = dataset.frame(columns=["pixel_hash", "perceptual_hash"], include_excluded=True)
     trained = every.loc[every["pixel_hash"].isin(hashes), "perceptual_hash"]
-    return int(near_copies(test["perceptual_hash"], trained).sum())
+    return int(has_near_copy(test["perceptual_hash"], trained).sum())
 
 
 def _declared(card: Card, dataset: Dataset) -> Contamination:
@@ -102,14 +103,8 @@ def _declared(card: Card, dataset: Dataset) -> Contamination:
                 f"Nobody said what {card.name} was trained on, so it may have seen any of the test images."
             ],
         )
-    from ferops.data import known_datasets
-
-    found = known_datasets.overlap(card.training_data.datasets, dataset)
+    found = known_datasets.overlap(card.training_data.datasets, dataset.summary.source)
     if not found.known or found.share is None:
-        return Contamination(known=False, evidence=_sentences(found.evidence))
+        return Contamination(known=False, evidence=[found.evidence])
     rows = round(found.share * len(dataset.frame("test", ["id"])))
-    return Contamination(known=True, share=found.share, rows=rows, evidence=_sentences(found.evidence))
-
-
-def _sentences(evidence: str | Sequence[str]) -> list[str]:
-    return [evidence] if isinstance(evidence, str) else list(evidence)
+    return Contamination(known=True, share=found.share, rows=rows, evidence=[found.evidence])
