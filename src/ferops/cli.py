@@ -113,7 +113,10 @@ def evaluate(
 
         classifier = patt_lite.load(MODEL)
         evaluation = settings.evaluation
-    result = run_evaluation(classifier, dataset, evaluation, settings.train.seed, out, metrics)
+    # The list of training images lies beside a model that was trained here.
+    folder = MODEL if candidate == "patt_lite" else None
+    seed = settings.train.seed
+    result = run_evaluation(classifier, dataset, evaluation, seed, out, metrics, model_folder=folder)
     typer.echo(result.sentence())
 
 
@@ -136,7 +139,7 @@ def package_candidates() -> None:
 def gate() -> None:
     """Judge the candidates by the rules of params.yaml; a refusal is a normal outcome (exit 0)."""
     from ferops.data.store import Dataset
-    from ferops.promotion.champion import load_champion
+    from ferops.promotion.champion import Champion
     from ferops.promotion.gate import decide
     from ferops.serving.trial import serve_on_trial
     from ferops.settings import Environment, load_settings
@@ -145,12 +148,14 @@ def gate() -> None:
     decision = decide(
         evaluations={name: EVALUATIONS / name for name in CANDIDATES},
         packages=PACKAGES,
-        champion=load_champion(Environment().registry_dir),
+        champion=Champion.find(Environment().registry_dir),
         dataset=Dataset.open(DATASET),
         settings=settings.gate,
         trial=serve_on_trial,
         report=REPORTS / "gate.json",
         page=REPORTS / "gate.html",
+        evaluation=settings.evaluation,
+        seed=settings.train.seed,
     )
     typer.echo(decision.sentence())
 
