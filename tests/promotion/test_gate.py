@@ -14,11 +14,13 @@ from ferops.data import images as pixels
 from ferops.data.store import Dataset
 from ferops.evaluation.evaluate import evaluate, not_evaluated
 from ferops.models.classifier import Predictions, TrainingData
+from ferops.models.onnx import OnnxClassifier
 from ferops.promotion.champion import Champion, NoChampionError
 from ferops.promotion.decision import Decision
 from ferops.promotion.gate import decide
 from ferops.promotion.rules import EXPENSIVE, TITLES, Rule
 from ferops.settings import EvaluationSettings, GateSettings
+from tiny_package import write_tiny_package
 
 EVALUATION = EvaluationSettings(bootstrap_samples=300, invariance_images=70)
 
@@ -343,3 +345,23 @@ def test_the_verdict_is_logged_to_the_candidates_run(line: Line) -> None:
     tags = client.get_run(run_id).data.tags
     assert (tags["ferops.gate"], "recall" in tags["ferops.gate.failed"]) == ("refused", True)
     assert {Path(a.path).name for a in client.list_artifacts(run_id, "gate")} == {"gate.json", "gate.html"}
+
+
+def test_a_real_onnx_package_is_judged_by_onnx_runtime(line: Line) -> None:
+    package = write_tiny_package(line.root / "packages" / "patt_lite")
+    classifier = OnnxClassifier(package)
+    line.evaluations["patt_lite"] = line.root / "evaluation"
+    evaluate(classifier, line.dataset, EVALUATION, 0, line.root / "evaluation", line.root / "metrics.json")
+    decision = decide(
+        line.evaluations,
+        line.root / "packages",
+        None,
+        line.dataset,
+        GateSettings(minimum=0, min_recall=0, max_calibration_error=1, unknown_training_data="allow"),
+        lambda package, images: OnnxClassifier(package).predict(pixels.faces(images)).probabilities,
+        line.root / "gate.json",
+        line.root / "gate.html",
+        evaluation=EVALUATION,
+    )
+    assert failed(decision, "patt_lite") == []
+    assert "onnxruntime" in rule(decision, "patt_lite", "latency").sentence

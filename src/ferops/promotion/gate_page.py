@@ -1,14 +1,17 @@
 """The gate's decision as one HTML page that needs nothing beside it: no script, no style sheet, no image."""
 
 import base64
+import re
 from collections.abc import Mapping
 from importlib.resources import files as resources
 from pathlib import Path
 
+from markupsafe import Markup, escape
+
 from ferops import files
 from ferops.evaluation.evaluate import FIGURES, EvaluationError, Result
 from ferops.promotion.decision import Decision
-from ferops.promotion.rules import TITLES
+from ferops.promotion.rules import BOUNDS, TITLES
 
 ALT_TEXTS: Mapping[str, str] = {
     "confusion_matrix.png": "Confusion matrix of the test split, true emotion in rows",
@@ -26,9 +29,11 @@ def write(path: Path, decision: Decision, evaluations: Mapping[str, Path]) -> No
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = number
+    environment.filters["code"] = code
     html = environment.from_string(source).render(
         decision=decision,
         titles=TITLES,
+        bounds=BOUNDS,
         results={name: _result(folder) for name, folder in evaluations.items()},
         figures={name: _figures(folder) for name, folder in evaluations.items()},
     )
@@ -46,6 +51,11 @@ def number(value: float | None) -> str:
     if value != 0 and abs(value) < 1e-3:
         return f"{value:.1e}"
     return f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
+def code(text: str) -> Markup:
+    """Text for HTML, with what stands in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _result(folder: Path) -> Result | None:

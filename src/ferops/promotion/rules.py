@@ -56,6 +56,21 @@ EXPENSIVE: Mapping[str, str] = {
 }
 TITLES: Mapping[str, str] = {**CHEAP, **EXPENSIVE}
 
+#: How a number is held against its limit, and its unit; for the page.
+BOUNDS: Mapping[str, tuple[str, str]] = {
+    "contamination": ("≤", ""),
+    "minimum": ("≥", ""),
+    "recall": ("≥", ""),
+    "calibration": ("≤", ""),
+    "batch_invariance": ("≤", ""),
+    "size": ("≤", "MB"),
+    "improvement": (">", ""),
+    "package_agreement": ("≤", ""),
+    "batch_invariance_package": ("≤", ""),
+    "latency": ("≤", "ms"),
+    "service": ("≤", ""),
+}
+
 ADVICE: Mapping[str, str] = {
     "evaluated": "Run `dvc repro evaluate`; for the ViT, set vit.checkpoint in params.yaml.",
     "training_data": "Say in params.yaml (vit.trained_on) what the model was trained on, or accept the risk "
