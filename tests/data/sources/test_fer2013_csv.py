@@ -50,7 +50,9 @@ def test_votes_beside_the_csv_go_with_their_row(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("votes", "message"), [(2, "row 3 is missing"), (4, "row 3 is missing or of another")])
+@pytest.mark.parametrize(
+    ("votes", "message"), [(2, "row 3 is missing"), (4, "row 3 is missing or of another")]
+)
 def test_votes_that_do_not_match_the_rows_are_refused(tmp_path: Path, votes: int, message: str) -> None:
     write_csv(tmp_path / "fer2013.csv", [csv_row(0), csv_row(1), csv_row(2, 2, "PublicTest")])
     (tmp_path / "fer2013new.csv").write_text(_votes(votes))
@@ -68,7 +70,11 @@ GOOD = [csv_row(0), csv_row(1, 1, "PublicTest")]
         (csv_row("happy"), UnknownLabelError, "row 3: emotion is 'happy', expected one of 0 angry"),
         ("0,1 2 3,Training", MalformedRowError, "row 3: 3 pixels, expected 2,304"),
         (csv_row().replace(" ", " -", 1), MalformedRowError, "row 3: pixel '-"),
-        (csv_row().replace(" ", " 256 ", 1).rsplit(" ", 1)[0] + ",Training", MalformedRowError, "pixel '256'"),
+        (
+            csv_row().replace(" ", " 256 ", 1).rsplit(" ", 1)[0] + ",Training",
+            MalformedRowError,
+            "pixel '256'",
+        ),
         (csv_row(usage="Holdout"), MalformedRowError, "row 3: Usage is 'Holdout'"),
         (csv_row(usage="PrivateTestX"), MalformedRowError, "row 3: Usage is 'PrivateTestX'"),
         ("0", MalformedRowError, "row 3 has 1 fields"),

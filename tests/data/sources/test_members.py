@@ -102,7 +102,9 @@ def test_folder_and_zip_of_the_same_files_read_alike(tmp_path: Path) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["train", "angry", "1.png", "..", ".", "", "C:", "a b", "é", "..."]), min_size=1),
+    st.lists(
+        st.sampled_from(["train", "angry", "1.png", "..", ".", "", "C:", "a b", "é", "..."]), min_size=1
+    ),
     st.sampled_from(["/", "\\"]),
 )
 @settings(max_examples=150, deadline=None)

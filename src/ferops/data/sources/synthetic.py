@@ -132,9 +132,9 @@ def actions(emotion: str, noise: float, rng: np.random.Generator) -> NDArray[np.
     """
     own = PROTOTYPES[EMOTIONS.index(emotion)]
     other = PROTOTYPES[EMOTIONS.index(CONFUSED_WITH[emotion])]
-    strength = 1.15 - (0.25 + 0.75 * noise) * rng.beta(1.4, 1.6)
-    mixed = 0.75 * noise * rng.beta(1.2, 2.6)
-    person = rng.normal(0, 0.03 + 0.22 * noise, len(ACTIONS))
+    strength = 1.1 - (0.2 + 1.2 * noise) * rng.beta(1.3, 1.3)
+    mixed = 0.95 * noise * rng.beta(1.2, 1.6)
+    person = rng.normal(0, 0.03 + 0.28 * noise, len(ACTIONS))
     return strength * ((1 - mixed) * own + mixed * other) + person
 
 
