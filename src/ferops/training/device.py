@@ -1,6 +1,7 @@
 """Which device trains, and in which precision."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import keras
 
@@ -30,7 +31,7 @@ def prepare(recipe: Recipe) -> Device:
     A visible GPU is used without being asked: every backend does. `auto` precision is mixed_bfloat16 on a
     GPU, else float32: on CPUs TensorFlow runs bfloat16 slower than float32.
     """
-    gpus = keras.distribution.list_devices("gpu")
+    gpus = _gpus()
     kind = "gpu" if gpus else "cpu"
     precision = recipe.precision
     if precision == "auto":
@@ -38,3 +39,19 @@ def prepare(recipe: Recipe) -> Device:
     keras.config.set_dtype_policy(precision)
     count = len(gpus) if gpus else 1
     return Device(keras.backend.backend(), kind, count, precision)
+
+
+def compile_steps() -> bool | Literal["auto"]:
+    """Whether XLA compiles the training step: Keras' choice, except on TensorFlow's CPU.
+
+    There XLA's convolutions ran several times slower than TensorFlow's own oneDNN ones (docs/training.md).
+    """
+    on_cpu = not _gpus()
+    return False if on_cpu and keras.backend.backend() == "tensorflow" else "auto"
+
+
+def _gpus() -> list[str]:
+    try:
+        return keras.distribution.list_devices("gpu")
+    except RuntimeError:  # JAX raises when its build knows no GPU at all
+        return []

@@ -22,7 +22,7 @@ from ferops.models.patt_lite import EMBEDDING_SIZE, build_patt_lite, set_trainab
 from ferops.settings import Recipe, Settings, StageSettings
 from ferops.training.batches import EvaluationBatches, LabelledImages, TrainingBatches, class_weights
 from ferops.training.callbacks import Curves, KeepBest, Progress, StopOnDivergence
-from ferops.training.device import Device, prepare
+from ferops.training.device import Device, compile_steps, prepare
 from ferops.training.figures import learning_curves
 from ferops.training.schedule import build_optimizer
 
@@ -167,6 +167,7 @@ def _run_stage(
         optimizer=build_optimizer(stage, recipe, len(batches)),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
+        jit_compile=compile_steps(),
     )
     keep = KeepBest()
     callbacks: list[keras.callbacks.Callback] = [StopOnDivergence(), keep]

@@ -1,0 +1,39 @@
+"""Learning rates follow the schedule that a stage names."""
+
+import numpy as np
+import pytest
+
+from ferops.settings import Recipe, StageSettings
+from ferops.training.schedule import WarmupCosine, build_optimizer
+
+RECIPE = Recipe(description="test", frozen=StageSettings(epochs=1, learning_rate=1e-3))
+
+
+def test_cosine_rises_then_falls_to_zero() -> None:
+    schedule = WarmupCosine(peak=1.0, warmup_steps=10, total_steps=110)
+    rates = np.array([float(schedule(step)) for step in range(112)])
+    assert rates[0] == pytest.approx(0.1)
+    assert rates.argmax() in (9, 10)
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0.0, abs=1e-6)
+    assert (np.diff(rates[10:111]) <= 1e-7).all()
+
+
+def test_inverse_time_is_that_of_the_published_recipe() -> None:
+    stage = StageSettings(
+        epochs=1, learning_rate=1e-5, schedule="inverse_time", decay_rate=1.0, decay_steps=80
+    )
+    optimizer = build_optimizer(stage, RECIPE, steps_per_epoch=10)
+    assert float(optimizer.learning_rate) == pytest.approx(1e-5)
+    optimizer.iterations.assign(80)
+    assert float(optimizer.learning_rate) == pytest.approx(5e-6)
+
+
+def test_optimizer_takes_clipping_decay_and_averaging_from_the_settings() -> None:
+    stage = StageSettings(epochs=1, learning_rate=1e-3, optimizer="adamw", weight_decay=0.05)
+    recipe = RECIPE.model_copy(update={"clip_norm": 3.0, "ema_momentum": 0.9})
+    optimizer = build_optimizer(stage, recipe, steps_per_epoch=10)
+    assert type(optimizer).__name__ == "AdamW"
+    assert (optimizer.global_clipnorm, optimizer.weight_decay) == (3.0, 0.05)
+    assert (optimizer.use_ema, optimizer.ema_momentum) == (True, 0.9)

@@ -1,0 +1,145 @@
+"""Training writes a model whose card says what it is, and says plainly when it cannot."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from ferops import tracking
+from ferops.data.store import Dataset
+from ferops.models import patt_lite
+from ferops.settings import Settings
+from ferops.training.callbacks import DivergedError, KeepBest
+from ferops.training.train import train
+
+RECIPE = {
+    "description": "seconds",
+    "image_size": 80,
+    "backbone": "none",
+    "batch_size": 35,
+    "ema_momentum": 0.5,
+    "precision": "float32",
+    "frozen": {"epochs": 1, "learning_rate": 1e-3},
+    "fine_tune": {
+        "epochs": 2,
+        "learning_rate": 2e-3,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "unfreeze_layers": "all",
+        "train_batch_norm": True,
+    },
+}
+
+
+def make_settings(**changes: object) -> Settings:
+    return Settings.model_validate({"train": {"recipe": "tiny"}, "recipes": {"tiny": {**RECIPE, **changes}}})
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    return uri
+
+
+def test_a_trained_model_loads_and_its_lineage_leads_to_the_run(
+    tiny_dataset: Dataset, tmp_path: Path, store: str
+) -> None:
+    card = train(make_settings(), tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv")
+
+    loaded = patt_lite.load(tmp_path / "model")
+    assert loaded.card == card
+    assert card.synthetic
+    assert card.training_data.dataset_sha256 == tiny_dataset.summary.sha256
+    predictions = loaded.predict(tiny_dataset.images("validation"))
+    np.testing.assert_allclose(predictions.probabilities.sum(1), 1, atol=1e-5)
+    assert predictions.embedding is not None
+    assert predictions.embedding.shape == (len(predictions.probabilities), 32)
+
+    seen = set((tmp_path / "model" / "trained_on.txt").read_text().split())
+    assert seen == {
+        *tiny_dataset.frame("train")["pixel_hash"],
+        *tiny_dataset.frame("validation")["pixel_hash"],
+    }
+
+    with (tmp_path / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["stage"]) for row in rows] == [
+        ("1", "frozen"),
+        ("2", "fine_tune"),
+        ("3", "fine_tune"),
+    ]
+    # The kept weights are those of the best epoch, so they score what the curve says it scored.
+    labels = tiny_dataset.labels("validation")
+    accuracy = float((predictions.probabilities.argmax(1) == labels).mean())
+    assert accuracy == pytest.approx(max(float(row["validation_accuracy"]) for row in rows), abs=0.011)
+
+    run = tracking.connect().get_run(card.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["recipe.batch_size"] == "35"
+    assert run.data.params["dataset.sha256"] == tiny_dataset.summary.sha256
+    assert run.data.params["device.kind"] in ("cpu", "gpu")
+    assert run.data.metrics["images_per_second"] > 0
+
+
+def test_a_diverging_loss_stops_the_run_and_leaves_the_old_model(
+    tiny_dataset: Dataset, tmp_path: Path, store: str
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.keras").write_bytes(b"the last good one")
+    settings = make_settings(
+        clip_norm=None,
+        fine_tune={"epochs": 0, "learning_rate": 1.0},
+        frozen={"epochs": 3, "learning_rate": 1e38},
+    )
+    with pytest.raises(DivergedError, match="lower learning_rate"):
+        train(settings, tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv")
+    assert (tmp_path / "model" / "model.keras").read_bytes() == b"the last good one"
+    runs = tracking.connect().search_runs(search_all_experiments=True)
+    assert runs["status"].tolist() == ["FAILED"]
+
+
+def test_the_best_epoch_is_kept_by_accuracy_then_loss() -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    keep = KeepBest()
+    keep.set_model(model)
+    for epoch, (accuracy, loss) in enumerate([(0.5, 1.0), (0.6, 0.9), (0.6, 0.8), (0.55, 0.1)]):
+        model.set_weights([np.full((1, 1), epoch, np.float32)])
+        keep.on_epoch_begin(epoch)
+        keep.on_test_end({"accuracy": accuracy, "loss": loss})
+    assert keep.epoch == 2
+    assert keep.weights is not None
+    assert keep.weights[0] == 2
+
+
+JAX = """
+import json, sys
+from pathlib import Path
+from ferops.settings import Settings
+from ferops.training.train import train
+settings = Settings.model_validate(json.loads(sys.argv[1]))
+card = train(settings, Path(sys.argv[2]), Path("model"), Path("c.csv"))
+assert "tensorflow" not in sys.modules
+print(json.dumps(card.details["device"]))
+"""
+
+
+def test_the_same_code_trains_under_jax(tiny_dataset: Dataset, tmp_path: Path, store: str) -> None:
+    pytest.importorskip("jax")
+    done = subprocess.run(
+        [sys.executable, "-c", JAX, make_settings().model_dump_json(), str(tiny_dataset.folder)],
+        cwd=tmp_path,
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["backend"] == "jax"
+    assert patt_lite.load(tmp_path / "model").card.details["device"]["backend"] == "jax"
