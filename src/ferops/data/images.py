@@ -14,6 +14,11 @@ FACE_SIDE = 48
 #: Default refusal of decompression bombs, in pixels; the service and the settings can lower it.
 MAX_PIXELS = 50_000_000
 
+#: What cameras and datasets give. Pillow reads more, but some of it is a program (EPS runs Ghostscript), and
+#: each rare format is one more parser open to whoever can upload.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "JPEG2000", "ICO")
+Image.init()  # Pillow looks for a plug-in it has not loaded only when no formats are named
+
 
 class ImageError(ValueError):
     """The bytes are not an image that can be used. `code` is stable and machine-readable."""
@@ -34,7 +39,7 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError("too_many_pixels", f"the image has more than {max_pixels} pixels") from None
     except Exception:  # Pillow's plug-ins raise nearly anything on hostile bytes
