@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sources.trees import csv_row, csv_rows, tree, write_csv, write_folder, write_zip
 
 from ferops.data.add import AddError, add_dataset
 from ferops.data.sources import SourceError
 from ferops.settings import load_settings
-from sources.trees import csv_row, csv_rows, tree, write_csv, write_folder, write_zip
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sources.trees import csv_rows, face, tree, write_csv, write_folder, write_zip
 
 from ferops.data.ingest import ingest
 from ferops.data.sources import SourceError
@@ -14,7 +15,6 @@ from ferops.data.sources.source import BrokenImageError, EmptyClassError, Layout
 from ferops.data.store import SCHEMA, Dataset
 from ferops.emotions import EMOTIONS
 from ferops.settings import DataSettings, SyntheticSettings
-from sources.trees import csv_rows, face, tree, write_csv, write_folder, write_zip
 
 ARCHIVE = os.environ.get("FEROPS_FER2013_ARCHIVE")
 SMALL = SyntheticSettings(train=70, validation=35, test=35)

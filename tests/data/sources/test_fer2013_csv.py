@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from trees import csv_row, csv_rows, write_csv
 
 from ferops.data.sources import SourceError
 from ferops.data.sources.fer2013_csv import Fer2013Csv
 from ferops.data.sources.source import LayoutError, MalformedRowError, MissingSourceError, UnknownLabelError
 from ferops.emotions import EMOTIONS
-from trees import csv_row, csv_rows, write_csv
 
 VOTES_HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
 
@@ -45,8 +45,16 @@ def test_votes_beside_the_csv_go_with_their_row(tmp_path: Path) -> None:
     (tmp_path / "fer2013new.csv").write_text(_votes(2) + "\n" + _votes(1, "PublicTest").splitlines()[1])
     votes = [r.votes for r in Fer2013Csv(tmp_path / "fer2013.csv")]
     assert votes[1] == {
-        **{"neutral": 4, "happy": 0, "surprise": 0, "sad": 1, "angry": 3, "disgust": 2, "fear": 0},
-        **{"contempt": 0, "unknown": 0, "not_a_face": 1},
+        "neutral": 4,
+        "happy": 0,
+        "surprise": 0,
+        "sad": 1,
+        "angry": 3,
+        "disgust": 2,
+        "fear": 0,
+        "contempt": 0,
+        "unknown": 0,
+        "not_a_face": 1,
     }
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from trees import fer2013, jpeg, write_folder, write_zip
 
 from ferops.data.sources.fer2013_images import Fer2013Images
 from ferops.data.sources.source import LayoutError
-from trees import fer2013, jpeg, write_folder, write_zip
 
 
 def test_without_private_test_the_public_one_is_the_test_split(tmp_path: Path) -> None:

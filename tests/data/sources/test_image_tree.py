@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from trees import face, jpeg, tree, write_folder, write_zip
 
 from ferops.data.sources.image_tree import ImageTree
 from ferops.data.sources.source import LayoutError, UnknownLabelError
-from trees import face, jpeg, tree, write_folder, write_zip
 
 COMPLETE = {"train": 2, "val": 1, "test": 1}
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trees import tree, write_folder, write_zip
 
 from ferops.data.sources import SourceError, members
 from ferops.data.sources.members import Members
 from ferops.data.sources.source import MissingSourceError, UnsafeArchiveError
-from trees import tree, write_folder, write_zip
 
 
 @pytest.mark.parametrize(
