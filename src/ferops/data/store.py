@@ -8,6 +8,7 @@ Rows that training must not see stay in the dataset with the reason in `excluded
 report what the source really held; `frame` and `images` leave them out unless asked.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,6 +50,9 @@ SCHEMA = pa.schema(
         pa.field("excluded", pa.string()),  # null, or why training must not see it: see EXCLUSIONS
     ]
 )
+
+#: A row group is written when it has so many rows, or image bytes: photographs must not fill the memory.
+GROUP_ROWS, GROUP_BYTES = 2048, 32_000_000
 
 #: Reasons in `excluded`.
 EXCLUSIONS: Mapping[str, str] = {
@@ -154,18 +158,26 @@ def _row_filter(split: Split | None, include_excluded: bool) -> pc.Expression | 
 
 
 def write_shards(folder: Path, rows: Iterable[Mapping[str, Any]], rows_per_shard: int) -> None:
-    """Write rows (keys as in `SCHEMA`) as `part-00000.parquet`, … holding one shard at a time."""
-    shard: list[Mapping[str, Any]] = []
-    number = 0
+    """Write rows (keys as in `SCHEMA`) as `part-00000.parquet`, …, holding one row group at a time."""
+    source = iter(rows)
+    for number in itertools.count():
+        shard = itertools.islice(source, rows_per_shard)
+        first = next(shard, None)
+        if first is None and number > 0:
+            return
+        with pq.ParquetWriter(folder / f"part-{number:05d}.parquet", SCHEMA, compression="zstd") as writer:
+            for group in _row_groups(shard if first is None else itertools.chain([first], shard)):
+                writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+
+
+def _row_groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    group: list[Mapping[str, Any]] = []
+    size = 0
     for row in rows:
-        shard.append(row)
-        if len(shard) == rows_per_shard:
-            _write_shard(folder, number, shard)
-            shard, number = [], number + 1
-    if shard or number == 0:
-        _write_shard(folder, number, shard)
-
-
-def _write_shard(folder: Path, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    pq.write_table(table, folder / f"part-{number:05d}.parquet", compression="zstd")
+        group.append(row)
+        size += len(row["image"])
+        if len(group) == GROUP_ROWS or size >= GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
