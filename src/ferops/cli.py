@@ -139,7 +139,7 @@ def package_candidates() -> None:
 def gate() -> None:
     """Judge the candidates by the rules of params.yaml; a refusal is a normal outcome (exit 0)."""
     from ferops.data.store import Dataset
-    from ferops.promotion.champion import Champion
+    from ferops.promotion.champion import load_champion
     from ferops.promotion.gate import decide
     from ferops.serving.trial import serve_on_trial
     from ferops.settings import Environment, load_settings
@@ -148,7 +148,7 @@ def gate() -> None:
     decision = decide(
         evaluations={name: EVALUATIONS / name for name in CANDIDATES},
         packages=PACKAGES,
-        champion=Champion.find(Environment().registry_dir),
+        champion=load_champion(Environment().registry_dir),
         dataset=Dataset.open(DATASET),
         settings=settings.gate,
         trial=serve_on_trial,
@@ -187,9 +187,10 @@ def monitor() -> None:
 @app.command(epilog="Example: ferops status")
 def status() -> None:
     """Say what the champion is, what the gate said last, and where the pages are."""
+    from ferops.settings import Environment
     from ferops.status import describe
 
-    for line in describe(REPORTS):
+    for line in describe(REPORTS, Environment().registry_dir):
         typer.echo(line)
 
 

@@ -1,0 +1,35 @@
+"""What stands where: the champion, the gate's last word, the pages to look at, and what to do next."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ferops import files
+from ferops.promotion.champion import load_champion
+
+
+def describe(reports: Path, registry: Path) -> Iterator[str]:
+    """Lines for a person who just ran the pipeline.
+
+    Args:
+        reports: folder of the stages' reports.
+        registry: folder of the champion pointer.
+    """
+    champion = load_champion(registry)
+    if champion is None:
+        yield "champion     none yet"
+    else:
+        faces = ", trained on synthetic faces" if champion.synthetic else ""
+        yield f"champion     {champion.candidate} version {champion.version} ({champion.bento_tag}{faces})"
+    gate = reports / "gate.json"
+    if gate.exists():
+        yield f"gate         {files.read_json(gate)['reason']}"
+    for name, path in (
+        ("validation", reports / "validation/index.html"),
+        ("gate page", reports / "gate.html"),
+    ):
+        if path.exists():
+            yield f"{name:<12} {path}"
+    yield "next         bentoml serve              the champion on http://127.0.0.1:3000"
+    yield "             mlflow ui                  runs, and the registry's fer-classifier"
+    yield "             ferops monitor             drift report, once there are predictions"
+    yield "             make up                    all of it: MLflow, Prefect with a worker, the service"
