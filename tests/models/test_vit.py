@@ -317,3 +317,19 @@ def test_a_hub_id_is_fetched_and_loaded(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kwargs: str(cached))
     card = vit.load("someone/faces").card
     assert (card.details["checkpoint"], card.details["revision"]) == ("someone/faces", "0123abcd")
+
+
+def test_the_exported_model_answers_the_same_for_any_batch(
+    vit: ModuleType, tmp_path: Path, images: np.ndarray
+) -> None:
+    import onnxruntime
+
+    from ferops.promotion.package import export_onnx
+
+    classifier = vit.load(str(write_checkpoint(tmp_path / "vit", processor=PER_CHANNEL)))
+    export_onnx(classifier.model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+
+    for batch in (images[:1], images):
+        (exported,) = session.run(["probabilities"], {"images": batch})
+        np.testing.assert_allclose(exported, classifier.predict(batch).probabilities, atol=TOLERANCE)

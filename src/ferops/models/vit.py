@@ -9,6 +9,7 @@ activation) the configuration wins: the answers are those of transformers' own m
 input side is the caller's: `ferops.data.images.face`, bilinear as Hugging Face's processor does it.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,10 +51,15 @@ RESAMPLING: Mapping[int, str] = {
     5: "hamming",
 }
 
-#: transformers' names for `hidden_act` that Keras has too. Its "gelu" is the exact one (Hendrycks and Gimpel
-#: 2016), the two others are their tanh approximation.
+
+def gelu(x: Any) -> Any:
+    """The exact GELU (Hendrycks and Gimpel 2016); TensorFlow's own uses `Erfc`, which ONNX does not have."""
+    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+
+
+#: transformers' names for `hidden_act` that are understood; the last two GELUs are its tanh approximation.
 ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
-    "gelu": lambda x: keras.activations.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: keras.activations.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: keras.activations.gelu(x, approximate=True),
     "relu": keras.activations.relu,
@@ -311,7 +317,7 @@ def _build(
     folder: Path,
     config: Mapping[str, Any],
     preprocessing: Preprocessing,
-    order: Sequence[int],
+    order: list[int],
     checkpoint: str,
 ) -> keras.Model:
     import keras_hub
@@ -323,7 +329,11 @@ def _build(
             f"keras-hub cannot load vit.checkpoint {checkpoint!r} ({type(error).__name__}: {error})"
         ) from error
     _follow_config(vit.backbone, config)
+    _export_cleanly(vit.backbone)
     vit.trainable = False
+    head = vit.output_dense
+    head.kernel.assign(ops.convert_to_numpy(head.kernel)[:, order])
+    head.bias.assign(ops.convert_to_numpy(head.bias)[order])
     side = int(config["image_size"])
     mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
 
@@ -331,9 +341,7 @@ def _build(
     scaled = keras.layers.Rescaling(
         (preprocessing.scale / std).tolist(), (-mean / std).tolist(), dtype="float32", name="preprocessing"
     )(images)
-    probabilities = ops.softmax(vit(scaled), axis=-1)
-    canonical = ops.take(probabilities, ops.convert_to_tensor(list(order), dtype="int32"), axis=-1)
-    return keras.Model(images, canonical, name="vit")
+    return keras.Model(images, ops.softmax(vit(scaled), axis=-1), name="vit")
 
 
 def _follow_config(backbone: Any, config: Mapping[str, Any]) -> None:
@@ -345,3 +353,9 @@ def _follow_config(backbone: Any, config: Mapping[str, Any]) -> None:
         block.mlp.dense_1.activation = ACTIVATIONS[config["hidden_act"]]
     for norm in norms:
         norm.epsilon = config["layer_norm_eps"]
+
+
+def _export_cleanly(backbone: Any) -> None:
+    """Keep position numbers as plain numbers: as a tensor they become an input of an exported graph."""
+    patches = next(layer for layer in backbone.layers if hasattr(layer, "position_ids"))
+    patches.position_ids = np.arange(patches.num_positions, dtype=np.int32)[None]
