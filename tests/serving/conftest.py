@@ -1,38 +1,13 @@
-"""Pictures to send, and one real server for every test that asks one."""
+"""One real server for every test that asks one."""
 
-import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
 from ferops.serving.trial import running_service
+from serving_client import Server
 from tiny_package import write_tiny_package
-
-
-def png(seed: int = 0, size: tuple[int, int] = (48, 48)) -> bytes:
-    return encoded(np.random.default_rng(seed).integers(0, 256, size[::-1], dtype=np.uint8))
-
-
-def encoded(grey: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-class Server:
-    """A running service, its log, and the package it serves."""
-
-    def __init__(self, url: str, log_dir: Path, package: Path) -> None:
-        self.http = httpx.Client(base_url=url, timeout=60)
-        self.url, self.log_dir, self.package = url, log_dir, package
-
-    def predict(self, *contents: bytes, field: str = "images") -> httpx.Response:
-        return self.http.post("/predict", files=[(field, ("face.png", c, "image/png")) for c in contents])
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
-from conftest import png
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.app import app, start
 from ferops.serving.prediction_log import PredictionLog, read_feedback, read_predictions
 from ferops.serving.predictor import Predictor
 from ferops.settings import Environment
+from serving_client import png
 from tiny_package import write_tiny_package
 
 SOMEBODY = "0" * 32
