@@ -70,7 +70,7 @@ def train(retries: int = 1, retry_delay_seconds: float = 10.0) -> list[StageOutc
     outcomes: list[StageOutcome] = []
     try:
         while left:
-            outcome: Any = step(left[0])
+            outcome: Any = step(left[0])  # a StageOutcome: Prefect unpacks the state
             outcomes.append(outcome)
             left = left[1:]
     finally:

@@ -9,17 +9,23 @@ stages:
   report:
     matrix:
       candidate: [patt_lite, vit]
-    cmd: python -c "import pathlib as p; p.Path('report_${item.candidate}.txt').write_text(p.Path('model.txt').read_text())"
+    cmd: python copy_file.py model.txt report_${item.candidate}.txt
     deps: [model.txt]
     outs: ["report_${item.candidate}.txt"]
   ingest:
-    cmd: python -c "print('reading'); import pathlib as p; p.Path('data.txt').write_text(p.Path('raw.txt').read_text())"
+    cmd: python copy_file.py raw.txt data.txt
     deps: [raw.txt]
     outs: [data.txt]
   train:
     cmd: python train.py
     deps: [data.txt, train.py]
     outs: [model.txt]
+"""
+
+COPY = """
+import shutil, sys
+print("reading", sys.argv[1])
+shutil.copy(*sys.argv[1:])
 """
 
 TRAIN = """
@@ -38,6 +44,7 @@ def write_tiny_pipeline(folder: Path) -> Path:
     """A git and DVC repository; `raw.txt` is its data, and the word `broken` in it fails the stage train."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "copy_file.py").write_text(COPY)
     (folder / "train.py").write_text(TRAIN)
     (folder / "raw.txt").write_text("faces")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)

@@ -1,0 +1,182 @@
+"""The deployments on a real server with a real worker: what `make up` starts, without the model."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from ferops.monitoring.verdict import Verdict, WindowSummary
+from tiny_pipeline import ORDER, write_tiny_pipeline
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A tiny DVC repository with this project's flows and deployments in it."""
+    folder = write_tiny_pipeline(tmp_path_factory.mktemp("work") / "repository")
+    (folder / "flows").symlink_to(ROOT / "flows")
+    (folder / "prefect.yaml").write_text((ROOT / "prefect.yaml").read_text())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def api(prefect, repository):
+    """HTTP client of the server, once the worker has deployed the flows and is ready."""
+    log = repository / "worker.log"
+    with log.open("w") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "flows/worker.py"], cwd=repository, env=prefect, stdout=output, stderr=output
+        )
+    try:
+        with httpx.Client(base_url=f"{prefect['PREFECT_API_URL']}/", timeout=30) as client:
+            wait_for(lambda: client.post("work_pools/ferops/workers/filter", json={}).json(), 120, log)
+            yield client
+    finally:
+        worker.terminate()
+        worker.wait(30)
+
+
+def wait_for(found, seconds, log=None):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if (result := found()) and isinstance(result, list | dict) and "detail" not in result:
+            return result
+        time.sleep(0.5)
+    pytest.fail(f"nothing after {seconds} s\n{log.read_text() if log else ''}")
+
+
+def deployment(api, name):
+    return api.get(f"deployments/name/{name}").json()
+
+
+def run_to_end(api, repository, **parameters):
+    """Start `train/nightly` as `prefect deployment run` does, and wait for its end."""
+    nightly = deployment(api, "train/nightly")
+    run = api.post(f"deployments/{nightly['id']}/create_flow_run", json={"parameters": parameters}).json()
+    print(run)
+
+    def ended():
+        now = api.get(f"flow_runs/{run['id']}").json()
+        return now if now["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    return wait_for(ended, 180, repository / "worker.log")
+
+
+def stage_states(api, run):
+    """State name of each stage's task run."""
+    tasks = api.post("task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
+    return {task["name"]: task["state_name"] for task in tasks if task["name"] in ORDER}
+
+
+def artifacts(api, run):
+    found = api.post(
+        "artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "ID_DESC"}
+    ).json()
+    return {artifact["key"]: artifact["data"] for artifact in found}
+
+
+def test_a_worker_brings_the_pipeline_up_to_date_and_a_second_run_has_nothing_to_do(api, repository):
+    run = run_to_end(api, repository)
+    assert run["state_type"] == "COMPLETED", run["state"]
+    assert stage_states(api, run) == dict.fromkeys(ORDER, "Completed")
+    assert (repository / "report_vit.txt").read_text() == "FACES"
+    found = artifacts(api, run)
+    assert "| report@vit | completed |" in found["pipeline"]
+    assert "completed" in found["stage-report-patt-lite"]
+    logs = api.post("logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).json()
+    assert "epoch 1" in [line["message"] for line in logs]
+
+    again = run_to_end(api, repository)
+    assert again["state_type"] == "COMPLETED"
+    assert stage_states(api, again) == dict.fromkeys(ORDER, "Up to date")
+    assert "| train | up to date |" in artifacts(api, again)["pipeline"]
+
+
+def test_a_failed_stage_is_tried_again_then_fails_the_run_and_the_rest_is_not_run(api, repository):
+    (repository / "raw.txt").write_text("broken")
+    try:
+        run = run_to_end(api, repository, retries=1, retry_delay_seconds=0)
+    finally:
+        (repository / "raw.txt").write_text("faces")
+    assert run["state_type"] == "FAILED"
+    assert "the data is broken" in run["state"]["message"]
+    assert stage_states(api, run) == {"ingest": "Completed", "train": "Failed"}
+    tasks = api.post("task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
+    assert next(task["run_count"] for task in tasks if task["name"] == "train") == 2
+    table = artifacts(api, run)["pipeline"]
+    assert "| train | failed |" in table and "| report@vit | not run |" in table
+
+
+def test_both_deployments_are_scheduled_and_run_where_they_were_deployed(api, repository):
+    for name, cron in (("train/nightly", "0 2 * * *"), ("monitor/hourly", "0 * * * *")):
+        found = deployment(api, name)
+        assert found["schedules"][0]["schedule"]["cron"] == cron
+        assert found["work_pool_name"] == "ferops"
+        (step,) = found["pull_steps"]
+        assert step["prefect.deployments.steps.set_working_directory"]["directory"] == str(repository)
+    assert deployment(api, "train/nightly")["global_concurrency_limit"]["limit"] == 1
+
+
+def flow(name):
+    spec = importlib.util.spec_from_file_location(f"flow_{name}", ROOT / f"flows/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def verdict(outcome, action):
+    window = WindowSummary(
+        rows=500,
+        compared=500,
+        start=None,
+        end=None,
+        model_version="3",
+        other_versions_ignored=0,
+        unusable=0,
+        torn_lines=0,
+    )
+    return Verdict(
+        verdict=outcome,
+        time="2026-03-01T12:00:00.000Z",
+        action=action,
+        synthetic=True,
+        reasons=("brightness moved: mean 0.500 to 0.300 (6.0 times its threshold)",),
+        window=window,
+        columns=(),
+        embedding=None,
+        quality=None,
+        reference_rows=700,
+        reference_sha256="0" * 64,
+        policy_sha256="0" * 64,
+        champion="fer-classifier",
+        mlflow_run_id=None,
+        report="monitoring/reports/x",
+    )
+
+
+def test_drift_starts_training_once_a_day_and_a_healthy_verdict_never(api, prefect, monkeypatch):
+    def started():
+        wanted = {"flow_runs": {"tags": {"all_": ["drift"]}}, "flows": {"name": {"any_": ["train"]}}}
+        return api.post("flow_runs/filter", json=wanted).json()
+
+    monitor = flow("monitor")
+    for given, runs in [
+        (verdict("healthy", "none"), 0),
+        (verdict("drift", "none"), 0),
+        (verdict("drift", "train/nightly"), 1),
+        (verdict("drift", "train/nightly"), 1),
+    ]:
+        monkeypatch.setattr("ferops.monitoring.monitor.monitor", lambda *paths, given=given: given)
+        with temporary_settings({PREFECT_API_URL: prefect["PREFECT_API_URL"]}):
+            assert monitor.monitor() == given
+        assert len(started()) == runs
+    (drift,) = api.post("artifacts/latest/filter", json={"artifacts": {"key": {"any_": ["drift"]}}}).json()
+    assert "brightness moved" in drift["data"] and started()[0]["id"] in drift["data"]
+    assert "synthetic faces" in drift["data"]
