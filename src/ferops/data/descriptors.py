@@ -1,5 +1,6 @@
 """What can be said of an image without a model: hashes that find copies, and numbers that find drift."""
 
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -72,14 +73,20 @@ def perceptual_hash(grey: NDArray[np.uint8]) -> str:
     The image is averaged down to 32x32 cells (or taken as it is when smaller), and the signs of the
     8x8 lowest frequencies without the mean are kept, relative to their median.
     """
-    height, width = grey.shape
-    rows = np.linspace(0, height, 33).astype(int)[:-1]
-    columns = np.linspace(0, width, 33).astype(int)[:-1]
+    rows, columns, area = _grid(*grey.shape)
     cells = np.add.reduceat(np.add.reduceat(grey.astype(np.float64), rows, 0), columns, 1)
-    area = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
-    low = dctn(cells / np.maximum(area, 1), norm="ortho")[:8, :8].ravel()
+    low = dctn(cells / area, norm="ortho")[:8, :8].ravel()
     bits = low > np.median(low[1:])
     return f"{int.from_bytes(np.packbits(bits).tobytes(), 'big'):016x}"
+
+
+@functools.lru_cache(maxsize=64)  # most datasets have one size, and this is a third of the work
+def _grid(height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """First row and first column of each of 32x32 cells, and the cells' areas in pixels."""
+    rows = np.linspace(0, height, 33).astype(np.intp)[:-1]
+    columns = np.linspace(0, width, 33).astype(np.intp)[:-1]
+    area = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
+    return rows, columns, np.maximum(area, 1)
 
 
 def is_blank(grey: NDArray[np.uint8]) -> bool:
