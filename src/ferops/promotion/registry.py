@@ -115,7 +115,7 @@ def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Pr
     is_champion = champion is not None and champion.package_sha256 == digest
     if wanted and not is_champion:
         assert package is not None and digest is not None
-        _check_current(verdict, champion)
+        _check_current(verdict, champion, digest)
         OnnxClassifier(package).self_check()
         new = _install(package, digest, verdict)
         new.save(registry)
@@ -137,14 +137,19 @@ def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Pr
     )
 
 
-def _check_current(verdict: Mapping[str, Any], champion: Champion | None) -> None:
+def _check_current(verdict: Mapping[str, Any], champion: Champion | None, digest: str) -> None:
     current = champion.version if champion else None
     against = verdict.get("decided_against_version")
-    if (None if against is None else str(against)) != current:
-        raise StaleDecisionError(
-            f"the gate decided against champion version {against}, but version {current} is champion now: "
-            "run the gate again (`dvc repro --force --single-item gate`), then promote"
-        )
+    if (None if against is None else str(against)) == current:
+        return
+    client = _client()
+    known = _find_version(client, digest)
+    if champion is None and known is not None and _alias(client, CHAMPION) == str(known.version):
+        return  # it was promoted, and the pointer was lost since
+    raise StaleDecisionError(
+        f"the gate decided against champion version {against or 'none'}, but champion is now version "
+        f"{current or 'none'}: run the gate again (`dvc repro --force --single-item gate`), then promote"
+    )
 
 
 def _outcome(
