@@ -186,6 +186,16 @@ def test_a_candidate_that_is_no_better_is_refused_and_the_champion_stays(line: L
     assert rule(decision, "patt_lite", "service").passed is None
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_champion_of_another_dataset_is_said_to_be_favoured(line: Line, same: bool) -> None:
+    line.candidate("patt_lite", skill=0.85)
+    champion = line.champion(skill=0.6)
+    digest = line.dataset.summary.sha256 if same else "f" * 64
+    files.write_json(champion.folder() / "evaluation.json", {"dataset_sha256": digest})
+    sentence = rule(line.gate(champion), "patt_lite", "improvement").sentence
+    assert ("another dataset" in sentence) is not same
+
+
 def test_a_required_improvement_is_held_against_the_lower_bound(line: Line) -> None:
     line.candidate("patt_lite", skill=0.75)
     champion = line.champion(skill=0.6)

@@ -35,6 +35,7 @@ from ferops.models.onnx import MODEL_FILE, OnnxClassifier
 from ferops.promotion import gate_page, rules
 from ferops.promotion.champion import Champion
 from ferops.promotion.decision import CandidateVerdict, Decision, Outcome, Verdict
+from ferops.promotion.package import EVALUATION_FILE
 from ferops.promotion.rules import Rule
 from ferops.settings import EvaluationSettings, GateSettings
 
@@ -249,7 +250,7 @@ class _Gate:
             level=self.evaluation.confidence_level,
             seed=self.seed,
         )
-        return rules.improvement(comparison, self._called, self.settings)
+        return rules.improvement(comparison, self._called, self.settings, self._champion_is_older)
 
     def _agreement(self, package: Path, offline: pd.DataFrame) -> Rule:
         packaged = self._predict(package)
@@ -297,6 +298,15 @@ class _Gate:
         """The champion on today's test rows, measured once for all candidates."""
         assert self.champion is not None
         return self._predict(self.champion.folder())
+
+    @cached_property
+    def _champion_is_older(self) -> bool:
+        """Whether the champion was evaluated on another dataset than today's, as its package says."""
+        assert self.champion is not None
+        path = self.champion.folder() / EVALUATION_FILE
+        if not path.is_file():
+            return True
+        return bool(files.read_json(path).get("dataset_sha256") != self.dataset.summary.sha256)
 
     def _predict(self, package: Path) -> pd.DataFrame:
         return predict_split(

@@ -199,8 +199,13 @@ def size(megabytes: float, settings: GateSettings) -> Rule:
     )
 
 
-def improvement(comparison: Comparison, champion: str, settings: GateSettings) -> Rule:
-    """The paired interval of candidate minus champion must lie above the required improvement."""
+def improvement(
+    comparison: Comparison, champion: str, settings: GateSettings, champion_is_older: bool = False
+) -> Rule:
+    """The paired interval of candidate minus champion must lie above the required improvement.
+
+    A champion of another dataset may have trained on some of today's test rows, which favours it.
+    """
     low, high = comparison.interval
     return _rule(
         "improvement",
@@ -211,7 +216,12 @@ def improvement(comparison: Comparison, champion: str, settings: GateSettings) -
         f"{champion} on the same {comparison.rows} rows: {comparison.difference:+.4f}, paired interval "
         f"[{low:+.4f}, {high:+.4f}], whose lower end must exceed {settings.min_improvement:+g}. Only the "
         f"candidate is right on {comparison.only_candidate_right} rows, only the champion on "
-        f"{comparison.only_champion_right} (McNemar p = {comparison.p_value:.2g}).",
+        f"{comparison.only_champion_right} (McNemar p = {comparison.p_value:.2g})."
+        + (
+            " The champion comes from another dataset: if it trained on some of these rows, it is favoured."
+            if champion_is_older
+            else ""
+        ),
     )
 
 
