@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferops.data import findings
@@ -17,6 +17,9 @@ from ferops.data.ingest import ingest
 from ferops.data.store import SCHEMA, Dataset
 from ferops.emotions import EMOTIONS
 from ferops.settings import DataSettings
+
+#: A machine that is busy with other things is no reason to fail.
+from_examples = settings(deadline=None, max_examples=60)
 
 row = st.fixed_dictionaries(
     {
@@ -37,6 +40,7 @@ def frame(rows: list[dict[str, object]]) -> pd.DataFrame:
     return table.assign(width=48, height=48, mode="L").astype({"blank": bool})
 
 
+@from_examples
 @given(st.lists(row, max_size=25))
 def test_copies_equal_a_count_of_pairs(rows: list[dict[str, object]]) -> None:
     first_of_its_kind = [
@@ -51,6 +55,7 @@ def test_copies_equal_a_count_of_pairs(rows: list[dict[str, object]]) -> None:
     assert found.groups == len(paired)
 
 
+@from_examples
 @given(st.lists(row, max_size=25))
 def test_conflicts_equal_a_count_of_disagreeing_pairs(rows: list[dict[str, object]]) -> None:
     disagreeing = {
@@ -65,6 +70,7 @@ def test_conflicts_equal_a_count_of_disagreeing_pairs(rows: list[dict[str, objec
     assert found.rows == sum(r["pixel_hash"] in disagreeing for r in rows)
 
 
+@from_examples
 @given(st.lists(row, max_size=25))
 def test_cross_split_copies_equal_a_search_for_each_test_row(rows: list[dict[str, object]]) -> None:
     test = [r for r in rows if r["split"] == "test" and r["excluded"] is None]
@@ -79,6 +85,7 @@ def test_cross_split_copies_equal_a_search_for_each_test_row(rows: list[dict[str
     )
 
 
+@from_examples
 @given(st.lists(row, max_size=25))
 def test_the_parts_of_a_finding_are_those_of_the_source(rows: list[dict[str, object]]) -> None:
     by_part: dict[object, list[dict[str, object]]] = defaultdict(list)
