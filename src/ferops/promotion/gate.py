@@ -304,9 +304,9 @@ class _Gate:
         """Whether the champion was evaluated on another dataset than today's, as its package says."""
         assert self.champion is not None
         path = self.champion.folder() / EVALUATION_FILE
-        if not path.is_file():
-            return True
-        return bool(files.read_json(path).get("dataset_sha256") != self.dataset.summary.sha256)
+        return path.is_file() and bool(
+            files.read_json(path).get("dataset_sha256") != self.dataset.summary.sha256
+        )
 
     def _predict(self, package: Path) -> pd.DataFrame:
         return predict_split(
