@@ -38,7 +38,7 @@ def data_add(
     from ferops.data.add import add_dataset
 
     add_dataset(source, path, Path.cwd())
-    typer.echo("next: review params.yaml (train.recipe, gate), then `dvc repro`")
+    typer.echo("params.yaml points at it; next: review train.recipe and gate there, then `dvc repro`")
 
 
 @app.command(epilog="Example: ferops ingest")
@@ -64,7 +64,7 @@ def validate() -> None:
     report = run_validation(
         DATASET, load_settings().validation, REPORTS / "validation", REPORTS / "validation.json"
     )
-    typer.echo(f"validation passed; page: {report.docs}")
+    typer.echo(f"validation passed; page: {REPORTS / report.docs}")
     for warning in report.warnings:
         typer.echo(f"  warning: {warning}")
 

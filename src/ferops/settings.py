@@ -141,6 +141,9 @@ class Recipe(Section):
     clip_norm: float | None = Field(3.0, gt=0, description="global gradient norm")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: bool = Field(True, description="weight classes by inverse frequency")
+    batch_norm_momentum: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.99, description="of the moving statistics; Keras' 0.99 needs some thousand steps to settle"
+    )
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
         "auto", description="auto: mixed_bfloat16 on a GPU that has it, else float32"

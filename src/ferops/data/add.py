@@ -127,7 +127,7 @@ def _remove(path: Path) -> None:
 
 def _dvc_add(place: Path, root: Path) -> None:
     # DVC gives up on a busy lock after three seconds unless told to wait.
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", place.as_posix()]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", place.as_posix()]
     done = subprocess.run(
         command, cwd=root, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True
     )
@@ -144,6 +144,8 @@ def _edited(params: Path, source: str, place: Path) -> str:
     content = editor.load(params.read_text())
     content["data"]["source"] = source
     content["data"]["path"] = place.as_posix()
+    if content["train"]["recipe"] == "synthetic" and "fer2013" in content["recipes"]:
+        content["train"]["recipe"] = "fer2013"  # the synthetic recipe knows nothing of real faces
     buffer = io.StringIO()
     editor.dump(content, buffer)
     Settings.model_validate(yaml.safe_load(buffer.getvalue()))

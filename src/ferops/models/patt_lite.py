@@ -176,6 +176,14 @@ def set_trainable(model: keras.Model, unfreeze_layers: int | str, train_batch_no
         layer.trainable = position >= first and (train_batch_norm or not is_norm)
 
 
+def set_batch_norm_momentum(model: keras.Model, momentum: float) -> None:
+    """How slowly every batch norm's moving statistics follow, from 0 (at once) to 1 (never)."""
+    for part in ("base_model", "pre_classification"):
+        for layer in model.get_layer(part).layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.momentum = momentum
+
+
 class PattLite:
     """A trained PAtt-Lite as a `Classifier`."""
 

@@ -18,7 +18,7 @@ import keras
 from ferops import __version__, files, tracking
 from ferops.data.store import Dataset
 from ferops.models.classifier import Card, TrainingData
-from ferops.models.patt_lite import EMBEDDING_SIZE, build_patt_lite, set_trainable
+from ferops.models.patt_lite import EMBEDDING_SIZE, build_patt_lite, set_batch_norm_momentum, set_trainable
 from ferops.settings import Recipe, Settings, StageSettings
 from ferops.training.batches import EvaluationBatches, LabelledImages, TrainingBatches, class_weights
 from ferops.training.callbacks import Curves, KeepBest, Progress, StopOnDivergence
@@ -163,6 +163,7 @@ def _run_stage(
         seed=settings.train.seed * 1000 + epochs_done,
     )
     set_trainable(model, stage.unfreeze_layers, stage.train_batch_norm)
+    set_batch_norm_momentum(model, recipe.batch_norm_momentum)
     model.compile(
         optimizer=build_optimizer(stage, recipe, len(batches)),
         loss="categorical_crossentropy",
