@@ -1,0 +1,84 @@
+"""Parameters are typed; what is wrong is named, all at once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ferops.settings import Environment, SettingsError, load_settings
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+
+
+def write(folder: Path, change: dict) -> Path:
+    params = yaml.safe_load(PARAMS.read_text())
+    for key, value in change.items():
+        target = params
+        *parents, last = key.split("/")
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(params))
+    return path
+
+
+def test_the_shipped_parameters_are_valid_and_complete() -> None:
+    settings = load_settings(PARAMS)
+    written = yaml.safe_load(PARAMS.read_text())
+    for section in ("data", "validation", "train", "vit", "evaluation", "gate"):
+        # Every number that steers the pipeline stands in params.yaml, none hides in a default.
+        assert set(written[section]) == set(type(getattr(settings, section)).model_fields), section
+    assert {"synthetic", "fer2013", "original"} <= set(settings.recipes)
+
+
+def test_the_published_recipe_is_kept() -> None:
+    original = load_settings(PARAMS).recipes["original"]
+    assert (original.batch_size, original.image_size, original.clip_norm) == (8, 224, 3.0)
+    assert (original.frozen.optimizer, original.frozen.learning_rate, original.frozen.schedule) == (
+        "adam",
+        1e-3,
+        "plateau",
+    )
+    assert (original.fine_tune.learning_rate, original.fine_tune.schedule) == (1e-5, "inverse_time")
+    assert (original.fine_tune.unfreeze_layers, original.fine_tune.train_batch_norm) == (59, False)
+    assert (original.frozen.dropout, original.fine_tune.dropout, original.class_weights) == (0.1, 0.2, True)
+    assert (original.augmentation.flip, original.augmentation.contrast) == (True, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data/sauce": "x"}, "data.sauce"),
+        ({"gate/min_recall": 1.5}, "gate.min_recall"),
+        ({"train/attention": "self"}, "train.attention"),
+        ({"train/recipe": "fast"}, "'fast' is not among recipes"),
+        ({"recipes/synthetic/image_size": 64}, "recipes.synthetic.image_size"),
+        ({"recipes/synthetic/frozen": {"epochs": 1, "learning_rate": 1, "unfreeze_layers": 3}}, "fine_tune"),
+        ({"validation/blocking": ["blur"]}, "validation.blocking"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=r"params\.yaml has \d+ error") as error:
+        load_settings(write(tmp_path, change))
+    assert message in str(error.value)
+
+
+def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings(write(tmp_path, {"data/sauce": 1, "gate/flavour": 2}))
+    assert "2 error(s)" in str(error.value)
+
+
+def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="FEROPS_PARAMS"):
+        load_settings(tmp_path / "absent.yaml")
+    (tmp_path / "params.yaml").write_text("data: [")
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        load_settings(tmp_path / "params.yaml")
+
+
+def test_the_environment_overrides_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEROPS_LOG_DIR", "/logs")
+    assert Environment().log_dir == Path("/logs")

@@ -1,0 +1,63 @@
+"""MLflow runs are continued, never lost, and end in the state they deserve."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ferops import tracking
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_run_is_continued_by_its_id() -> None:
+    with tracking.run("first") as run_id:
+        tracking.connect().log_metric("accuracy", 0.5)
+    with tracking.run("again", run_id=run_id) as same:
+        tracking.connect().log_metric("ece", 0.1)
+    assert same == run_id
+    run = tracking.connect().get_run(run_id)
+    assert run.data.metrics == {"accuracy": 0.5, "ece": 0.1}
+    assert run.info.status == "FINISHED"
+
+
+def test_a_run_that_the_store_lost_becomes_a_new_one_that_says_so() -> None:
+    with tracking.run("evaluation", run_id="0" * 32) as run_id:
+        pass
+    assert run_id != "0" * 32
+    assert tracking.connect().get_run(run_id).data.tags["ferops.continues"] == "0" * 32
+
+
+def test_an_error_ends_the_run_as_failed() -> None:
+    with pytest.raises(RuntimeError), tracking.run("doomed") as run_id:
+        raise RuntimeError
+    assert tracking.connect().get_run(run_id).info.status == "FAILED"
+
+
+def test_the_local_store_is_used_when_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with tracking.run("here") as run_id:
+        (tmp_path / "note.txt").write_text("x")
+        tracking.connect().log_artifact("note.txt")
+    assert (tmp_path / "mlflow.db").exists()
+    assert list((tmp_path / "mlartifacts").rglob(f"{run_id}/artifacts/note.txt"))
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_lineage_names_the_commit_and_whether_code_differs(tmp_path: Path) -> None:
+    assert tracking.git_commit() is None
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "-qm", "x", "--allow-empty"],
+    ):
+        subprocess.run(["git", *command], check=True)
+    clean = tracking.git_commit()
+    assert clean is not None
+    assert len(clean) == 40
+    (tmp_path / "code.py").write_text("1")
+    subprocess.run(["git", "add", "code.py"], check=True)
+    assert tracking.git_commit() == f"{clean}-dirty"
