@@ -27,9 +27,10 @@ class Trained:
         images = keras.Input((side, side, 3), dtype="uint8", name="images")
         x = keras.layers.Rescaling(1 / 127.5, offset=-1)(images)
         x = keras.layers.Resizing(64, 64)(x)
-        x = keras.layers.Conv2D(8, 3, strides=4)(x)
-        x = keras.layers.BatchNormalization()(x)
-        x = keras.layers.Activation("relu")(x)
+        for _ in range(2):
+            x = keras.layers.Conv2D(8, 3, strides=2)(x)
+            x = keras.layers.BatchNormalization()(x)
+            x = keras.layers.ReLU(6.0)(x)
         x = keras.layers.GlobalAveragePooling2D()(x)
         x = keras.layers.Dropout(0.5)(x)
         hidden = keras.layers.Dense(32, activation="relu")(x)
@@ -137,6 +138,14 @@ def test_what_is_packaged_does_not_depend_on_its_batch(tmp_path, trained, datase
     images = dataset.images("test")
     together, alone = packaged.predict(images, 40), packaged.predict(images, 1)
     np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
+
+
+def test_packaging_the_same_model_again_gives_the_same_package(tmp_path, trained, dataset, evaluations):
+    digests = set()
+    for name in ("once", "again"):  # the converter numbers on from where it was
+        package(trained, evaluations / "patt_lite", dataset, tmp_path / name)
+        digests.add(files.sha256(tmp_path / name))
+    assert len(digests) == 1
 
 
 def test_the_batch_dimension_is_open_and_named(tmp_path, trained, dataset, evaluations):

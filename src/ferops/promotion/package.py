@@ -10,6 +10,7 @@ monitoring compares with) and `evaluation.json`.
 """
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -189,8 +190,44 @@ def export_onnx(model: Any, path: Path) -> None:
     converted, _ = tf2onnx.convert.from_function(traced, signature, opset=OPSET)
     for value in [*converted.graph.input, *converted.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "N"
+    _name_by_use(converted.graph)
     onnx.checker.check_model(converted)
     path.write_bytes(converted.SerializeToString())
+
+
+def _name_by_use(graph: Any) -> None:
+    """Name and order what the converter numbered by chance, so that one model always gives the same file.
+
+    A package is known by its digest: exporting the same weights again must not make another candidate.
+    """
+    constants = {constant.name: constant for constant in graph.initializer}
+    names = {value.name: value.name for value in [*graph.input, *graph.output]}
+    tensors, nodes = set(names), set[str]()
+    used = []
+    for node in graph.node:
+        node.name = _unique(re.sub(r"__\d+", "", node.name), nodes)
+        for position, old in enumerate(node.input):
+            if old in constants and old not in names:
+                names[old] = _unique(f"{node.name}/constant_{position}", tensors)
+                used.append(constants[old])
+            node.input[position] = names.get(old, old)  # an optional input that is left out has no name
+        for position, old in enumerate(node.output):
+            if old and old not in names:
+                names[old] = _unique(re.sub(r"__\d+", "", old), tensors)
+            node.output[position] = names.get(old, old)
+    for constant in used:
+        constant.name = names[constant.name]
+    del graph.initializer[:]
+    graph.initializer.extend(used)
+    graph.doc_string = ""
+
+
+def _unique(wish: str, taken: set[str]) -> str:
+    name, number = wish, 1
+    while name in taken:
+        name, number = f"{wish}_{number}", number + 1
+    taken.add(name)
+    return name
 
 
 def _recorded_images(dataset: Dataset, side: int) -> Images:
