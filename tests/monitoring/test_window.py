@@ -1,0 +1,83 @@
+"""Current and reference: what is compared, and that it is comparable."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ks_2samp
+
+from ferops.data.descriptors import DESCRIPTORS
+from ferops.models.onnx import OnnxClassifier
+from ferops.monitoring.monitor import judge
+from ferops.monitoring.policy import load_policy
+from ferops.monitoring.window import comparable, drawn
+from ferops.promotion.package import reference
+from ferops.serving.prediction_log import PredictionLog
+from ferops.serving.predictor import Predictor
+from tiny_log import CHAMPION, ROOT, answers
+from tiny_package import write_tiny_package
+
+
+def test_shares_of_pixels_are_equal_through_log_and_reference():
+    exact = np.arange(2305) / 2304
+    logged = np.array([float(f"{value:.7g}") for value in exact])
+    stored = exact.astype(np.float32).astype(np.float64)
+    assert (logged != stored).mean() > 0.5
+    assert (comparable(logged) == comparable(stored)).all()
+    assert np.abs(comparable(stored) - exact).max() < 1e-5
+    few = np.random.default_rng(0).integers(0, 5, 4000)
+    assert ks_2samp(comparable(logged[few[:2000]]), comparable(stored[few[2000:]])).pvalue > 0.05
+
+
+def test_the_draw_is_the_same_every_time_and_only_when_needed():
+    policy = load_policy(ROOT / "monitoring/policy.yaml").window
+    rows = pd.DataFrame({"x": range(5000)})
+    assert len(drawn(rows, policy)) == 2000
+    assert drawn(rows, policy).equals(drawn(rows, policy))
+    assert len(drawn(rows.head(150), policy)) == 150
+
+
+def test_rows_with_a_missing_number_are_left_out_and_counted(workplace):
+    rows = answers(150, seed=1)
+    rows.loc[:9, "noise"] = np.nan
+    workplace.predict(rows)
+    window = workplace.monitor().window
+    assert (window.rows, window.unusable) == (140, 10)
+
+
+@pytest.fixture
+def served(workplace, tiny_dataset):
+    """The service's predictor and log, on a package with its real reference; gives a function to call."""
+    write_tiny_package(workplace.package)
+    classifier = OnnxClassifier(workplace.package)
+    reference(classifier, tiny_dataset).to_parquet(workplace.package / "reference.parquet", index=False)
+    predictor = Predictor(classifier, CHAMPION.version, PredictionLog(workplace.log), max_pixels=10**6)
+
+    def predict(change=lambda content: content):
+        contents = [row for batch in tiny_dataset.batches("test", ["image"]) for row in batch[0].to_pylist()]
+        predictor.predict([change(content) for content in contents])
+        return judge(workplace.log, CHAMPION, workplace.package, workplace.monitoring, track=False)
+
+    return predict
+
+
+def test_what_the_service_logs_for_test_images_is_no_drift(served):
+    verdict = served()
+    assert verdict.window.rows == 105
+    assert verdict.verdict == "healthy", verdict.reasons
+    assert {column.name for column in verdict.columns} == {*DESCRIPTORS, "confidence", "label"}
+    assert verdict.embedding is not None
+
+
+def test_dark_photographs_sent_to_the_service_are_found(served):
+    import io
+
+    from PIL import Image, ImageEnhance
+
+    def darken(content):
+        buffer = io.BytesIO()
+        ImageEnhance.Brightness(Image.open(io.BytesIO(content)).convert("L")).enhance(0.5).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    verdict = served(darken)
+    assert verdict.exit_code == 3
+    assert "brightness" in [column.name for column in verdict.columns if column.drifted]
