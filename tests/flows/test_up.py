@@ -34,7 +34,7 @@ def free_ports(count):
 def workplace(tmp_path):
     folder = tmp_path / "repository"
     folder.mkdir()
-    for name in ("Procfile", "prefect.yaml", "flows", "bentofile.yaml", "service.py"):
+    for name in ("Procfile", "prefect.toml", "prefect.yaml", "flows", "bentofile.yaml", "service.py"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
