@@ -162,5 +162,3 @@ def test_a_failed_blocking_expectation_stops_before_training(project: Project) -
     assert "smallest_class" in said
     assert "index.html" in said
     assert "Running stage 'train'" not in said
-    project.run("git", "checkout", "-q", "params.yaml")
-    project.dvc("checkout")
