@@ -27,7 +27,7 @@ class Project:
                 root / name,
                 ignore=shutil.ignore_patterns("__pycache__", "reports", "*.egg-info"),
             )
-        for name in ("dvc.yaml", "bentofile.yaml", "service.py", ".gitignore", "pyproject.toml"):
+        for name in (".dvcignore", "dvc.yaml", "bentofile.yaml", "service.py", ".gitignore", "pyproject.toml"):
             shutil.copy(ROOT / name, root / name)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         params["data"]["synthetic"] = {"train": 210, "validation": 105, "test": 105, "noise": 0.2}
@@ -74,9 +74,9 @@ class Project:
         return json.loads((self.root / path).read_text())
 
     def environment(self) -> dict[str, str]:
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "FEROPS_", "PREFECT_"))
-        }
+        # Bytecode is written as for a user: it lies in the folders that stages depend on.
+        others = ("MLFLOW_", "FEROPS_", "PREFECT_", "PYTHONDONTWRITEBYTECODE")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         return {
             **inherited,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
