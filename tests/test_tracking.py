@@ -17,11 +17,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_is_continued_by_its_id() -> None:
     with tracking.run("first") as run_id:
         tracking.connect().log_metric("accuracy", 0.5)
+    born = tracking.connect().get_run(run_id).data.tags["params_sha256"]
+    Path("params.yaml").write_text("changed: since\n")
     with tracking.run("again", run_id=run_id) as same:
         tracking.connect().log_metric("ece", 0.1)
     assert same == run_id
     run = tracking.connect().get_run(run_id)
     assert run.data.metrics == {"accuracy": 0.5, "ece": 0.1}
+    assert run.data.tags["params_sha256"] == born
     assert run.info.status == "FINISHED"
 
 

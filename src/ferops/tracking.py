@@ -65,6 +65,7 @@ def run(
     mlflow = connect()
     experiment_id = _experiment_id(mlflow, experiment)
     extra = dict(tags or {})
+    origin = lineage()
     if run_id is not None:
         try:
             mlflow.get_run(run_id)
@@ -73,10 +74,11 @@ def run(
             run_id = None
     if run_id is not None:
         active = mlflow.start_run(run_id=run_id)
+        origin = {}  # a continued run keeps the commit and the parameters that began it
     else:
         active = mlflow.start_run(experiment_id=experiment_id, run_name=name)
     with active as opened:
-        mlflow.set_tags({**lineage(), **extra})
+        mlflow.set_tags({**origin, **extra})
         yield str(opened.info.run_id)
 
 
