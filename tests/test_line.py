@@ -27,7 +27,8 @@ class Project:
                 root / name,
                 ignore=shutil.ignore_patterns("__pycache__", "reports", "*.egg-info"),
             )
-        for name in (".dvcignore", "dvc.yaml", "bentofile.yaml", "service.py", ".gitignore", "pyproject.toml"):
+        own = ("dvc.yaml", "bentofile.yaml", "service.py", "pyproject.toml", ".gitignore", ".dvcignore")
+        for name in own:
             shutil.copy(ROOT / name, root / name)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         params["data"]["synthetic"] = {"train": 210, "validation": 105, "test": 105, "noise": 0.2}
