@@ -46,6 +46,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path) -
         DivergedError: if the loss stops being a number; nothing is written then.
     """
     recipe = settings.recipe
+    lineage = tracking.lineage()  # now: training is long, and somebody may commit meanwhile
     dataset = Dataset.open(dataset_dir)
     keras.utils.set_random_seed(settings.train.seed)
     device = prepare(recipe)
@@ -77,8 +78,8 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path) -
                 dataset_sha256=dataset.summary.sha256,
             ),
             mlflow_run_id=run_id,
-            git_commit=tracking.lineage()["git_commit"],
-            params_sha256=tracking.lineage()["params_sha256"],
+            git_commit=lineage["git_commit"],
+            params_sha256=lineage["params_sha256"],
             details={
                 "attention": settings.train.attention,
                 "recipe": settings.train.recipe,
@@ -128,6 +129,10 @@ def _fit(
             best = (keep.best, keep.weights, done + keep.epoch + 1)
         done += epochs
     assert best is not None  # settings refuse a recipe without epochs
+    if keras.config.dtype_policy().name != "float32":
+        # Mixed precision is for training alone: ONNX Runtime loads no bfloat16 model.
+        keras.config.set_dtype_policy("float32")
+        model = _build(settings, recipe.fine_tune, "none")
     model.set_weights(best[1])
     return model, best[2]
 
