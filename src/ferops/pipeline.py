@@ -42,7 +42,7 @@ class StageOutcome:
     """What became of one stage.
 
     Attributes:
-        stage: its name, such as `evaluate@vit`.
+        stage: its name, such as `evaluate_vit`.
         outcome: `ran`, `restored` from DVC's cache without running, or `up_to_date`.
         seconds: wall clock.
     """

@@ -99,7 +99,7 @@ def test_a_candidate_without_evaluation_has_the_same_shape_and_a_reason(
 
 
 def test_an_absent_evaluation_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="dvc repro evaluate"):
+    with pytest.raises(EvaluationError, match="dvc repro"):
         Result.load(tmp_path)
 
 

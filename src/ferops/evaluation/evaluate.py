@@ -93,9 +93,9 @@ class Result(BaseModel):
         try:
             return cls.model_validate(files.read_json(path))
         except FileNotFoundError:
-            raise EvaluationError(f"no evaluation in {folder}: run `dvc repro evaluate` first") from None
+            raise EvaluationError(f"no evaluation in {folder}: run `dvc repro` first") from None
         except (ValidationError, ValueError) as error:
-            raise EvaluationError(f"{path} cannot be read, run `dvc repro evaluate`: {error}") from error
+            raise EvaluationError(f"{path} cannot be read, run `dvc repro`: {error}") from error
 
 
 def load_predictions(folder: Path) -> pd.DataFrame:

@@ -72,7 +72,7 @@ BOUNDS: Mapping[str, tuple[str, str]] = {
 }
 
 ADVICE: Mapping[str, str] = {
-    "evaluated": "Run `dvc repro evaluate`; for the ViT, set vit.checkpoint in params.yaml.",
+    "evaluated": "Run `dvc repro`; for the ViT, set vit.checkpoint in params.yaml.",
     "training_data": "Say in params.yaml (vit.trained_on) what the model was trained on, or accept the risk "
     "with gate.unknown_training_data: allow.",
     "contamination": "Measure it on images that it has surely not seen: another test split or dataset.",
