@@ -1,10 +1,10 @@
-# run · test · serve · up · bench: one line each. Nothing but Python 3.11+, pip and make is needed.
+# run · test · serve · up: one line each. Nothing but Python 3.11+, pip and make is needed.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test check serve up monitor lock clean
+.PHONY: help run test serve up lock clean
 help:      ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 

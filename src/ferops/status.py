@@ -29,7 +29,8 @@ def describe(reports: Path, registry: Path) -> Iterator[str]:
     ):
         if path.exists():
             yield f"{name:<12} {path}"
-    yield "next         bentoml serve              the champion on http://127.0.0.1:3000"
+    yield "next         . .venv/bin/activate       once in each new shell"
+    yield "             bentoml serve              the champion on http://127.0.0.1:3000"
     yield "             mlflow ui                  runs, and the registry's fer-classifier"
     yield "             ferops monitor             drift report, once there are predictions"
     yield "             make up                    all of it: MLflow, Prefect with a worker, the service"

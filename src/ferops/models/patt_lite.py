@@ -6,7 +6,7 @@
 
 The public notebook applies its attention layer to a `(batch, 32)` tensor, so that the images of a batch
 attend to each other: what a face is called depends on its neighbours. `attention` names the wiring; see
-`Attention` below for the two that do not do this.
+`build_patt_lite` for the two that do not do this.
 """
 
 from collections.abc import Sequence
