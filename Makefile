@@ -9,7 +9,9 @@ help:      ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 run: $(VENV)/ready          ## from nothing to a promoted champion: the whole pipeline on the configured dataset
-	@dvc repro && ferops status
+	@dvc repro
+	@prefect --no-prompt work-pool create ferops --type process >/dev/null 2>&1 || true  # `prefect deploy --all` wants it
+	@ferops status
 
 test: $(VENV)/ready-dev     ## lint, types, import layers, every test
 	ruff check . && ruff format --check . && mypy && lint-imports && pytest

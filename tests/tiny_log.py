@@ -87,7 +87,9 @@ class Workplace:
         change(raw)
         path.write_text(yaml.safe_dump(raw))
 
-    def predict(self, rows: pd.DataFrame, version: str = "3", hours_ago: float = 1) -> pd.DataFrame:
+    def predict(
+        self, rows: pd.DataFrame, version: str = CHAMPION.label, hours_ago: float = 1
+    ) -> pd.DataFrame:
         """Append predictions as the service does; returns them."""
         time = self.now - timedelta(hours=hours_ago)
         lines = []

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 DATASET = Path("data/dataset")
+VALIDATED = Path("data/validated.json")
 MODEL = Path("models/patt_lite")
 EVALUATIONS = Path("evaluations")
 PACKAGES = Path("packages")
@@ -58,12 +59,15 @@ def ingest() -> None:
 @app.command(epilog="Example: ferops validate")
 def validate() -> None:
     """Check the dataset with Great Expectations; a blocking failure exits with 1."""
+    from ferops import files
     from ferops.data.validation import validate as run_validation
     from ferops.settings import load_settings
 
     report = run_validation(
         DATASET, load_settings().validation, REPORTS / "validation", REPORTS / "validation.json"
     )
+    # Training waits for this file, not for the report: another limit is no reason to train again.
+    files.write_json(VALIDATED, {"dataset_sha256": report.dataset_sha256})
     typer.echo(f"validation passed; page: {REPORTS / report.docs}")
     for warning in report.warnings:
         typer.echo(f"  warning: {warning}")
@@ -106,6 +110,8 @@ def evaluate(
         except vit.ModelUnavailableError as error:
             not_evaluated(candidate, str(error), dataset, out, metrics)
             typer.echo(f"{candidate} was not evaluated: {error}")
+            if settings.vit.checkpoint:
+                typer.echo("once it can be had: dvc repro --force --single-item evaluate_vit")
             return
         evaluation = settings.evaluation.model_copy(update={"batch_size": settings.vit.batch_size})
     else:

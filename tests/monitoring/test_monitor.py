@@ -10,7 +10,7 @@ from ferops.emotions import EMOTIONS
 from ferops.monitoring.monitor import monitor
 from ferops.monitoring.window import NoReferenceError
 from ferops.promotion.champion import NoChampionError
-from tiny_log import answers
+from tiny_log import CHAMPION, answers
 
 
 def test_healthy_predictions_give_a_quiet_verdict(workplace):
@@ -144,7 +144,7 @@ def test_the_verdict_becomes_an_mlflow_run(workplace, monkeypatch):
     workplace.predict(answers(150, seed=13))
     verdict = workplace.monitor(track=True)
     run = tracking.connect().get_run(verdict.mlflow_run_id)
-    assert run.data.tags["model_version"] == "3" and run.data.tags["verdict"] == "healthy"
+    assert run.data.tags["model_version"] == CHAMPION.label and run.data.tags["verdict"] == "healthy"
     assert run.data.metrics["rows"] == 150 and "size.brightness" in run.data.metrics
     experiment = tracking.connect().get_experiment(run.info.experiment_id)
     assert experiment.name == tracking.MONITORING_EXPERIMENT

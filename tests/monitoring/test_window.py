@@ -50,7 +50,7 @@ def served(workplace, tiny_dataset):
     write_tiny_package(workplace.package)
     classifier = OnnxClassifier(workplace.package)
     reference(classifier, tiny_dataset).to_parquet(workplace.package / "reference.parquet", index=False)
-    predictor = Predictor(classifier, CHAMPION.version, PredictionLog(workplace.log), max_pixels=10**6)
+    predictor = Predictor(classifier, CHAMPION.label, PredictionLog(workplace.log), max_pixels=10**6)
 
     def predict(change=lambda content: content):
         contents = [row for batch in tiny_dataset.batches("test", ["image"]) for row in batch[0].to_pylist()]

@@ -76,7 +76,7 @@ class Line:
             "run",
             "patt_lite",
             "2026-01-01T00:00:00+00:00",
-            False,
+            True,
         )
 
     def trial(self, package: Path, images: list[bytes]) -> NDArray[np.float32]:
@@ -202,6 +202,14 @@ def test_a_required_improvement_is_held_against_the_lower_bound(line: Line) -> N
     assert line.gate(champion, min_improvement=0.05).decision == "promote"
     decision = line.gate(champion, min_improvement=0.2)
     assert (decision.decision, rule(decision, "patt_lite", "improvement").limit) == ("keep", 0.2)
+
+
+def test_drawn_faces_do_not_replace_a_champion_of_real_ones(line: Line) -> None:
+    line.candidate("patt_lite", skill=0.9)
+    decision = line.gate(replace(line.champion(skill=0.4), synthetic=False))
+    assert decision.decision == "keep"
+    assert rule(decision, "patt_lite", "real_faces").passed is False
+    assert rule(decision, "patt_lite", "improvement").passed is None
 
 
 def test_the_champion_is_not_replaced_by_itself(line: Line) -> None:

@@ -182,7 +182,11 @@ def _notes(
     for fate in fates:
         if fate.excluded is not None:
             dropped[fate.excluded] += 1
-    sentences = {"copy_of_test": "because the same pixels are in test", "blank": "because they are blank"}
+    sentences = {
+        "copy_of_test": "because the same pixels are in test",
+        "copy_of_validation": "because the same pixels are in validation",
+        "blank": "because they are blank",
+    }
     notes += [
         f"{n:,} train or validation images were dropped {sentences[r]}." for r, n in sorted(dropped.items())
     ]

@@ -30,9 +30,11 @@ def settle(keys: Sequence[Key], data: DataSettings, seed: int) -> list[Fate]:
     """Settle every image's split, and whether training must leave it out.
 
     Test rows are all kept. Of train and validation, copies of test images and blank images are excluded
-    where the settings say so. Source train rows (`Key.split` none or train) count for `copy_in_train`.
+    where the settings say so, and of train also copies of the source's own validation images.
+    Source train rows (`Key.split` none or train) count for `copy_in_train`.
     """
     in_test = {key.pixel_hash for key in keys if key.split == "test"}
+    in_validation = {key.pixel_hash for key in keys if key.split == "validation"}
     in_train = {key.pixel_hash for key in keys if key.split in (None, "train")}
 
     excluded: list[str | None] = []
@@ -41,6 +43,10 @@ def settle(keys: Sequence[Key], data: DataSettings, seed: int) -> list[Fate]:
             excluded.append(None)
         elif data.drop_test_copies_from_train and key.pixel_hash in in_test:
             excluded.append("copy_of_test")
+        elif (
+            data.drop_test_copies_from_train and key.split != "validation" and key.pixel_hash in in_validation
+        ):
+            excluded.append("copy_of_validation")
         elif data.drop_blank_from_train and key.blank:
             excluded.append("blank")
         else:

@@ -57,6 +57,7 @@ GROUP_ROWS, GROUP_BYTES = 2048, 32_000_000
 #: Reasons in `excluded`.
 EXCLUSIONS: Mapping[str, str] = {
     "copy_of_test": "the same pixels occur in the test split",
+    "copy_of_validation": "the same pixels occur in the source's own validation split",
     "blank": "every pixel has one value",
 }
 

@@ -26,9 +26,6 @@ EMBEDDING_SIZE = 32
 #: The layer of MobileNetV1 where the backbone ends: 14x14x512 at 224 pixels.
 BACKBONE_OUTPUT = "conv_dw_9_relu"
 
-#: Patch attention needs more than one patch: feature maps of 13 cells and more give 2x2.
-SMALLEST_SIZE_WITH_PATCHES = 208
-
 
 class BackboneUnavailableError(RuntimeError):
     """The backbone's weights cannot be had; the message says which file to give instead."""

@@ -66,7 +66,7 @@ def judge(
     policy_path = monitoring_dir / POLICY_FILE
     policy = load_policy(policy_path)
     reference = read_reference(package, policy)
-    window = current_window(log_dir, champion.version, policy, now)
+    window = current_window(log_dir, champion.label, policy, now)
     enough = len(window.rows) >= policy.window.minimum_predictions
     current = drawn(window.rows, policy.window)
     comparison = compare(current, reference.rows, reference.embedding, policy) if enough else None
@@ -77,11 +77,11 @@ def judge(
     folder = monitoring_dir / REPORTS_FOLDER / now.strftime("%Y%m%dT%H%M%S.%fZ")
     tags = {
         "model": champion.model,
-        "model_version": champion.version,
+        "model_version": champion.label,
         "package_sha256": champion.package_sha256,
         "verdict": outcome,
     }
-    run = tracking.run(f"monitor {champion.version}", experiment=tracking.MONITORING_EXPERIMENT, tags=tags)
+    run = tracking.run(f"monitor {champion.label}", experiment=tracking.MONITORING_EXPERIMENT, tags=tags)
     with run if track else nullcontext(None) as run_id:
         verdict = Verdict(
             verdict=outcome,

@@ -41,6 +41,11 @@ class Champion:
     promoted_at: str
     synthetic: bool
 
+    @property
+    def label(self) -> str:
+        """What answers and log call it, `v<version>-<first 8 of sha>`: names one model, whatever registry."""
+        return self.bento_tag.split(":")[1]
+
     def save(self, registry: Path) -> None:
         """Write the pointer, atomically: a reader sees the old champion or the new one."""
         files.write_json(registry / POINTER_FILE, asdict(self))

@@ -199,6 +199,8 @@ class _Gate:
     def _cheap(self, result: Result, package: Path) -> Iterator[Rule]:
         metrics, invariance, settings = result.without_copies, result.batch_invariance, self.settings
         assert metrics is not None and invariance is not None
+        champion_is_real = self.champion is not None and not self.champion.synthetic
+        yield rules.real_faces(result.synthetic, champion_is_real)
         yield rules.training_data(result.contamination, settings)
         yield rules.contamination(result.contamination, settings)
         yield rules.minimum(getattr(metrics, settings.metric), metrics.rows, settings)

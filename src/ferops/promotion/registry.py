@@ -336,7 +336,8 @@ def _register(
             metadata={DIGEST_TAG: digest, "labels": list(card.labels), "synthetic": card.synthetic},
         )
     origin = {"source": info.model_uri, "run_id": run_id, "model_id": info.model_id}
-    if number is not None:
+    # Only a store of one's own is numbered up again; in a shared one a lost champion gets a new number.
+    if number is not None and client.tracking_uri.startswith("sqlite:"):
         _burn_versions(client, int(number) - 1, origin)
     return client.create_model_version(
         tracking.REGISTERED_MODEL,

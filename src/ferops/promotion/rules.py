@@ -38,6 +38,7 @@ class Rule(BaseModel):
 #: models and servers, and is not started for a candidate that failed in the first.
 CHEAP: Mapping[str, str] = {
     "evaluated": "Evaluated on this dataset",
+    "real_faces": "No drawings over real faces",
     "training_data": "Training data known",
     "contamination": "Not trained on test images",
     "minimum": "Minimum of the metric",
@@ -229,6 +230,23 @@ def no_champion(settings: GateSettings) -> Rule:
     """Without a champion there is nothing to be better than."""
     sentence = "There is no champion yet, so there is nothing to be better than."
     return _rule("improvement", True, None, settings.min_improvement, sentence)
+
+
+def real_faces(synthetic: bool, champion_is_real: bool) -> Rule:
+    """A model measured on synthetic faces says nothing against a champion that was trained on real ones."""
+    passed = not (synthetic and champion_is_real)
+    return Rule(
+        rule="real_faces",
+        passed=passed,
+        number=None,
+        limit=None,
+        sentence="The champion was trained on real faces; this dataset is synthetic and says nothing of it."
+        if not passed
+        else "The dataset is synthetic, and so is what it competes with."
+        if synthetic
+        else "The dataset holds real faces.",
+        advice=None if passed else "Point data.source at a real dataset, or use another FEROPS_REGISTRY_DIR.",
+    )
 
 
 def already_champion(champion: str, settings: GateSettings) -> Rule:

@@ -47,7 +47,7 @@ def find_source(environment: Environment) -> Source:
                 f"package-{files.sha256(environment.package)[:8]}", None, _checked(environment.package)
             )
         champion = Champion.load(environment.registry_dir)
-        return Source(champion.version, champion.bento_tag, _checked(champion.folder()))
+        return Source(champion.label, champion.bento_tag, _checked(champion.folder()))
     except (NoChampionError, BrokenPackageError, OSError, ValueError) as error:
         raise bentoml.exceptions.BentoMLException(str(error)) from None
 

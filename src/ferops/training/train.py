@@ -84,6 +84,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path) -
                 "attention": settings.train.attention,
                 "recipe": settings.train.recipe,
                 "image_size": recipe.image_size,
+                "backbone": _backbone(recipe.backbone),
                 "seed": settings.train.seed,
                 "best_epoch": best_epoch,
                 "device": asdict(device),
@@ -204,6 +205,12 @@ def _run_stage(
         verbose=0,
     )
     return keep, len(history.epoch)
+
+
+def _backbone(weights: str) -> dict[str, str | None]:
+    """Where the first weights came from; a file by its digest, for its name may be given again."""
+    path = Path(weights)
+    return {"weights": weights, "sha256": files.sha256(path) if path.is_file() else None}
 
 
 def _parameters(settings: Settings, device: Device, dataset: Dataset) -> dict[str, Any]:
