@@ -17,6 +17,19 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.server
 
 
+class Patient(httpx.HTTPTransport):
+    """Asks again while the server's SQLite is locked (503), as Prefect's own client does."""
+
+    def handle_request(self, request):
+        for _ in range(10):
+            response = super().handle_request(request)
+            if response.status_code != 503:
+                break
+            response.close()
+            time.sleep(1)
+        return response
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     """A tiny DVC repository with this project's flows and deployments in it."""
@@ -35,7 +48,8 @@ def api(prefect, repository):
             [sys.executable, "flows/worker.py"], cwd=repository, env=prefect, stdout=output, stderr=output
         )
     try:
-        with httpx.Client(base_url=f"{prefect['PREFECT_API_URL']}/", timeout=30) as client:
+        address = f"{prefect['PREFECT_API_URL']}/"
+        with httpx.Client(base_url=address, timeout=30, transport=Patient()) as client:
             wait_for(lambda: client.post("work_pools/ferops/workers/filter", json={}).json(), 120, log)
             yield client
     finally:
@@ -60,7 +74,6 @@ def run_to_end(api, repository, **parameters):
     """Start `train/nightly` as `prefect deployment run` does, and wait for its end."""
     nightly = deployment(api, "train/nightly")
     run = api.post(f"deployments/{nightly['id']}/create_flow_run", json={"parameters": parameters}).json()
-    print(run)
 
     def ended():
         now = api.get(f"flow_runs/{run['id']}").json()
