@@ -101,8 +101,9 @@ def test_the_published_wiring_lets_neighbours_change_an_answer() -> None:
     # Random weights give nearly equal features for all images: spread them as training would.
     images = faces(6)
     dense, norm = model.get_layer("pre_classification").layers
-    features = np.asarray(keras.Model(model.input, dense.output).predict_on_batch(images))
-    norm.set_weights([1 / features.std() * np.ones(32), np.zeros(32), features.mean(0), np.ones(32)])
+    pooled = keras.Model(model.input, model.get_layer("gap").output).predict_on_batch(images)
+    features = np.asarray(dense(pooled))
+    norm.set_weights([np.ones(32) / features.std(), np.zeros(32), features.mean(0), np.ones(32)])
     together = classifier(model).predict(images, batch_size=6).probabilities
     alone = classifier(model).predict(images, batch_size=1).probabilities
     assert np.abs(together - alone).max() > 1e-4
