@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from ferops.monitoring.verdict import Verdict, WindowSummary
 from tiny_pipeline import ORDER, write_tiny_pipeline
@@ -187,7 +187,9 @@ def test_drift_starts_training_once_a_day_and_a_healthy_verdict_never(api, prefe
         (verdict("drift", "train/nightly"), 1),
     ]:
         monkeypatch.setattr("ferops.monitoring.monitor.monitor", lambda *paths, given=given: given)
-        with temporary_settings({PREFECT_API_URL: prefect["PREFECT_API_URL"]}):
+        # No logs from this process: it would go on sending them when the server has stopped.
+        here = {PREFECT_API_URL: prefect["PREFECT_API_URL"], PREFECT_LOGGING_TO_API_ENABLED: False}
+        with temporary_settings(here):
             assert monitor.monitor() == given
         assert len(started()) == runs
     (drift,) = api.post("artifacts/latest/filter", json={"artifacts": {"key": {"any_": ["drift"]}}}).json()
