@@ -106,6 +106,29 @@ def test_a_diverging_loss_stops_the_run_and_leaves_the_old_model(
     assert runs["status"].tolist() == ["FAILED"]
 
 
+def test_a_second_round_takes_over_the_backbone_and_what_it_saw(
+    tiny_dataset: Dataset, tmp_path: Path, store: str
+) -> None:
+    short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
+    train(make_settings(**short), tiny_dataset.folder, tmp_path / "first", tmp_path / "curves.csv")
+    listed = tmp_path / "first" / "trained_on.txt"
+    listed.write_text(listed.read_text() + "feedfacefeedfacefeedfacefeedface\n")
+
+    again = make_settings(backbone=str(tmp_path / "first" / "model.keras"), **short)
+    card = train(again, tiny_dataset.folder, tmp_path / "second", tmp_path / "curves.csv")
+    assert card.training_data.known
+    assert "feedface" * 4 in (tmp_path / "second" / "trained_on.txt").read_text().split()
+    first, second = (patt_lite.load(tmp_path / name).model for name in ("first", "second"))
+    for old, new in zip(
+        first.get_layer("base_model").get_weights(), second.get_layer("base_model").get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(old, new)  # the frozen stage left it as it was
+
+    listed.unlink()
+    card = train(again, tiny_dataset.folder, tmp_path / "third", tmp_path / "curves.csv")
+    assert not card.training_data.known
+
+
 def test_the_best_epoch_is_kept_by_accuracy_then_loss() -> None:
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     keep = KeepBest()

@@ -110,7 +110,8 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
     Args:
         image_size: input side, pixels.
         weights: `imagenet` (Keras' own download), `none`, or a path: Keras'
-            `mobilenet_1_0_224_tf_no_top.h5`, or weights saved from the model cut at `conv_dw_9_relu`.
+            `mobilenet_1_0_224_tf_no_top.h5`, weights saved from the model cut at `conv_dw_9_relu`, or the
+            `model.keras` of a trained PAtt-Lite, whose backbone is taken.
 
     Raises:
         BackboneUnavailableError: if the weights cannot be downloaded or do not fit.
@@ -137,7 +138,11 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
             raise BackboneUnavailableError(f"backbone weights {path} not found: {remedy}")
         for model in (base, full):  # a file of the cut model, or of the whole one
             try:
-                model.load_weights(path)
+                if path.suffix == ".keras":
+                    trained = keras.saving.load_model(path, compile=False)
+                    base.set_weights(trained.get_layer("base_model").get_weights())
+                else:
+                    model.load_weights(path)
                 break
             except (ValueError, OSError, KeyError) as error:
                 reason = error

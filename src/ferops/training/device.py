@@ -44,7 +44,7 @@ def prepare(recipe: Recipe) -> Device:
 def compile_steps() -> bool | Literal["auto"]:
     """Whether XLA compiles the training step: Keras' choice, except on TensorFlow's CPU.
 
-    There XLA's convolutions ran several times slower than TensorFlow's own oneDNN ones (docs/training.md).
+    There plain oneDNN kernels are faster: XLA's ran ten times slower in inference (docs/training.md).
     """
     on_cpu = not _gpus()
     return False if on_cpu and keras.backend.backend() == "tensorflow" else "auto"

@@ -50,6 +50,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path) -
     dataset = Dataset.open(dataset_dir)
     keras.utils.set_random_seed(settings.train.seed)
     device = prepare(recipe)
+    inherited = _seen_by_backbone(recipe.backbone)
     data = LabelledImages.decode(dataset, "train")
     validation = LabelledImages.decode(dataset, "validation")
     name = f"patt_lite-{settings.train.attention}-{settings.train.recipe}"
@@ -72,7 +73,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path) -
             embedding_size=EMBEDDING_SIZE,
             synthetic=dataset.summary.synthetic,
             training_data=TrainingData(
-                known=True,
+                known=inherited is not None,
                 datasets=(dataset.summary.source,),
                 pixel_hashes="trained_on.txt",
                 dataset_sha256=dataset.summary.sha256,
@@ -102,6 +103,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path) -
             # Train and validation both steered the model, so neither may be tested on.
             seen = {*dataset.frame("train", ["pixel_hash"])["pixel_hash"]}
             seen |= {*dataset.frame("validation", ["pixel_hash"])["pixel_hash"]}
+            seen |= set(inherited or ())
             files.write_text(folder / "trained_on.txt", "\n".join(sorted(seen)) + "\n")
             learning_curves(rows, dataset.summary.synthetic, folder / "learning_curves.png")
         files.write_text(curves_path, _csv(rows))
@@ -211,6 +213,18 @@ def _backbone(weights: str) -> dict[str, str | None]:
     """Where the first weights came from; a file by its digest, for its name may be given again."""
     path = Path(weights)
     return {"weights": weights, "sha256": files.sha256(path) if path.is_file() else None}
+
+
+def _seen_by_backbone(weights: str) -> list[str] | None:
+    """Pixel hashes that a trained PAtt-Lite, whose backbone is taken over, was trained on; none if unknown.
+
+    What it saw, the new model has seen too. Its list lies beside its `model.keras`; weights files are taken
+    for ImageNet's.
+    """
+    if Path(weights).suffix != ".keras":
+        return []
+    listed = Path(weights).with_name("trained_on.txt")
+    return listed.read_text().split() if listed.exists() else None
 
 
 def _parameters(settings: Settings, device: Device, dataset: Dataset) -> dict[str, Any]:
