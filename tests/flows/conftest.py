@@ -10,9 +10,9 @@ import urllib.request
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect(tmp_path_factory):
-    """Environment of a real, temporary Prefect server; it and all started in it end with the session."""
+    """Environment of a real, temporary Prefect server; it ends with the module, so as not to burden the other tests."""
     home = tmp_path_factory.mktemp("prefect")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
