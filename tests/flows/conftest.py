@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory):
-    """Environment of a real, temporary Prefect server, which ends with the module: it is a burden to others."""
+    """Environment of a real, temporary Prefect server; it ends with the module, to burden no other."""
     home = tmp_path_factory.mktemp("prefect")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
