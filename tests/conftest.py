@@ -1,10 +1,16 @@
 """Fixtures that every room shares."""
 
+import signal
+
 import pytest
 
 from ferops.data.ingest import ingest
 from ferops.data.store import Dataset
 from ferops.settings import DataSettings, SyntheticSettings
+
+# Started in the background, a shell hands down an ignored SIGINT, and every server that a test interrupts
+# would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

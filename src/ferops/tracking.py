@@ -3,7 +3,7 @@
     >>> with run("patt_lite") as run_id:  # doctest: +SKIP
     ...     mlflow.log_metric("accuracy", 0.7)
 
-The store is `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` with artifacts in `mlartifacts/`. MLflow is
+The store is `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory with artifacts in `mlartifacts/`. MLflow is
 imported when a run is opened, not before: it takes seconds.
 """
 
@@ -20,7 +20,7 @@ EXPERIMENT = "ferops"
 MONITORING_EXPERIMENT = "ferops-monitoring"
 REGISTERED_MODEL = "fer-classifier"
 
-LOCAL_STORE = "sqlite:///mlflow.db"
+LOCAL_STORE = Path("mlflow.db")
 LOCAL_ARTIFACTS = Path("mlartifacts")
 
 
@@ -29,7 +29,7 @@ def connect() -> Any:
     import mlflow
     from filelock import FileLock
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI", LOCAL_STORE)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{LOCAL_STORE.resolve()}"
     mlflow.set_tracking_uri(uri)
     if uri.startswith("sqlite:///"):
         # Parallel first writers would each try to create the schema.

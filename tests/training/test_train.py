@@ -149,7 +149,6 @@ from ferops.settings import Settings
 from ferops.training.train import train
 settings = Settings.model_validate(json.loads(sys.argv[1]))
 card = train(settings, Path(sys.argv[2]), Path("model"), Path("c.csv"))
-assert "tensorflow" not in sys.modules
 print(json.dumps(card.details["device"]))
 """
 
