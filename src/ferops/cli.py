@@ -37,9 +37,13 @@ def data_add(
 ) -> None:
     """Put a dataset under DVC and point params.yaml at it."""
     from ferops.data.add import add_dataset
+    from ferops.settings import load_settings
 
     add_dataset(source, path, Path.cwd())
-    typer.echo("params.yaml points at it; next: review train.recipe and gate there, then `dvc repro`")
+    recipe = load_settings(Path("params.yaml")).train.recipe
+    typer.echo(
+        f"params.yaml points at it, and train.recipe is {recipe}; review it and the gate, then `dvc repro`"
+    )
 
 
 @app.command(epilog="Example: ferops ingest")

@@ -29,6 +29,9 @@ def describe(reports: Path, registry: Path) -> Iterator[str]:
     ):
         if path.exists():
             yield f"{name:<12} {path}"
+    if champion is None:
+        yield "next         dvc repro; if that refused every candidate, the gate page says why and what to do"
+        return
     yield "next         . .venv/bin/activate       once in each new shell"
     yield "             bentoml serve              the champion on http://127.0.0.1:3000"
     yield "             mlflow ui                  runs, and the registry's fer-classifier"

@@ -3,8 +3,8 @@
     >>> with run("patt_lite") as run_id:  # doctest: +SKIP
     ...     mlflow.log_metric("accuracy", 0.7)
 
-The store is `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory with artifacts in `mlartifacts/`.
-MLflow is imported when a run is opened, not before: it takes seconds.
+The store is `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory with artifacts in
+`mlartifacts/`. MLflow is imported when a run is opened, not before: it takes seconds.
 """
 
 import os

@@ -61,8 +61,8 @@ class Champion:
         path = registry / POINTER_FILE
         if not path.exists():
             raise NoChampionError(
-                f"no champion yet ({path} is absent): run `make run` or `dvc repro`, "
-                "or `ferops promote` if the pipeline has nothing to do"
+                f"no champion yet ({path} is absent): run `make run` or `dvc repro`; if the gate "
+                "refused every candidate, reports/gate.html says why; if it promoted one, `ferops promote` helps"
             )
         try:
             return cls(**files.read_json(path))

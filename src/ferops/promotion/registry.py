@@ -133,7 +133,7 @@ def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Pr
         challenger, _ = _registered(client, package, digest, verdict)
         client.set_registered_model_alias(tracking.REGISTERED_MODEL, CHALLENGER, challenger)
     return _outcome(
-        False, changed, f"the champion stays: {verdict.get('reason')}", restored or champion, challenger
+        False, changed, f"nothing was promoted: {verdict.get('reason')}", restored or champion, challenger
     )
 
 
