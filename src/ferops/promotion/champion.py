@@ -62,7 +62,7 @@ class Champion:
         if not path.exists():
             raise NoChampionError(
                 f"no champion yet ({path} is absent): run `make run` or `dvc repro`; if the gate "
-                "refused every candidate, reports/gate.html says why; if it promoted one, `ferops promote` helps"
+                "refused every candidate, reports/gate.html says why; if it did not, `ferops promote` helps"
             )
         try:
             return cls(**files.read_json(path))
