@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
 from ferops import files
 from ferops.data import images as pixels
 from ferops.data.descriptors import DESCRIPTORS
+from ferops.data.progress import track
 from ferops.data.store import Dataset
 from ferops.emotions import EMOTIONS
 from ferops.models.classifier import Card, Classifier, Images, Predictions
@@ -272,9 +272,7 @@ def _reference_parts(classifier: Classifier, dataset: Dataset, columns: list[str
     rows = len(dataset.frame("validation", ["id"]))
     step = 256  # rows decoded at a time: a ViT's 224-pixel images of a whole split would not fit
     batches = dataset.batches("validation", [*columns, "image"], rows=step)
-    for batch in track(
-        batches, f"reference of {classifier.card.name}", total=-(-rows // step), transient=True
-    ):
+    for batch in track(batches, -(-rows // step), f"reference of {classifier.card.name}"):
         if batch.num_rows == 0:
             continue
         images = pixels.faces(batch.column("image").to_pylist(), classifier.card.input_side)
