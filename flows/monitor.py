@@ -58,8 +58,12 @@ def monitor() -> Verdict:
     """One verdict, published, and acted upon as `monitoring/policy.yaml` says."""
     verdict: Any = judge()  # a Verdict; Prefect's types cannot tell a sync call from an async one
     get_run_logger().info("%s: %s", verdict.verdict, "; ".join(verdict.reasons))
-    started = start(verdict.action, verdict) if verdict.action != "none" else None
-    publish(verdict, started)
+    started: str | None = None
+    try:
+        if verdict.action != "none":
+            started = start(verdict.action, verdict)
+    finally:  # the verdict is worth showing also where the deployment cannot be started
+        publish(verdict, started)
     return verdict  # type: ignore[no-any-return]
 
 
