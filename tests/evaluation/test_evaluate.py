@@ -69,7 +69,7 @@ def test_the_run_of_the_candidate_holds_metrics_and_figures(
     monkeypatch.chdir(here)
     import mlflow
 
-    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
     run = client.get_run(result.mlflow_run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/accuracy"] == pytest.approx(result.official.accuracy)  # type: ignore[union-attr]

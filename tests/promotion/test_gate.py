@@ -360,7 +360,7 @@ def test_the_verdict_is_logged_to_the_candidates_run(line: Line) -> None:
 
     line.candidate("patt_lite", confused=["happy"])
     decision = line.gate()
-    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")  # MLflow keeps stores by address
     run_id = decision.candidates["patt_lite"].mlflow_run_id
     tags = client.get_run(run_id).data.tags
     assert (tags["ferops.gate"], "recall" in tags["ferops.gate.failed"]) == ("refused", True)
