@@ -10,12 +10,13 @@ holds what differs between machines and must not be in a pipeline's parameters (
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Kind = TypeVar("Kind", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Attention = Literal["feature", "patch", "batch"]
 #: What validation looks at; `validation.blocking` picks from it.
@@ -264,18 +265,29 @@ def load_settings(path: Path | None = None) -> Settings:
     Raises:
         SettingsError: if the file is absent, not YAML, or any key or value is wrong; names them all.
     """
-    path = path or Environment().params
+    return read_yaml(path or Environment().params, Settings, SettingsError, "FEROPS_PARAMS")
+
+
+def read_yaml(path: Path, kind: type[Kind], refusal: type[ValueError], variable: str) -> Kind:
+    """Read a YAML file into a typed section.
+
+    Args:
+        path: the file.
+        kind: what it must hold.
+        refusal: the error to raise, with every offending key in its message.
+        variable: the environment variable that names the file or its folder, for the advice.
+    """
     try:
         raw: Any = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise SettingsError(f"{path} not found: run from the repository root, or set FEROPS_PARAMS") from None
+        raise refusal(f"{path} not found: run from the repository root, or set {variable}") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+        raise refusal(f"{path} is not valid YAML: {error}") from error
     try:
-        return Settings.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         lines = [
             f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
             for item in error.errors()
         ]
-        raise SettingsError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines)) from error
+        raise refusal(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines)) from error

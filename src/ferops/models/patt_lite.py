@@ -136,19 +136,23 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
         path = Path(weights)
         if not path.exists():
             raise BackboneUnavailableError(f"backbone weights {path} not found: {remedy}")
-        for model in (base, full):  # a file of the cut model, or of the whole one
-            try:
-                if path.suffix == ".keras":
-                    trained = keras.saving.load_model(path, compile=False)
-                    base.set_weights(trained.get_layer("base_model").get_weights())
-                else:
-                    model.load_weights(path)
-                break
-            except (ValueError, OSError, KeyError) as error:
-                reason = error
-        else:
-            raise BackboneUnavailableError(f"{path} does not fit MobileNetV1 ({reason}): {remedy}")
+        try:
+            _load_backbone(base, full, path)
+        except (ValueError, OSError, KeyError) as error:
+            raise BackboneUnavailableError(f"{path} does not fit MobileNetV1 ({error}): {remedy}") from error
     return base
+
+
+def _load_backbone(base: keras.Model, full: keras.Model, path: Path) -> None:
+    """Fill `base` from a trained PAtt-Lite, or from weights of the cut or the whole MobileNetV1."""
+    if path.suffix == ".keras":
+        trained = keras.saving.load_model(path, compile=False)
+        base.set_weights(trained.get_layer("base_model").get_weights())
+        return
+    try:
+        base.load_weights(path)
+    except (ValueError, OSError, KeyError):
+        full.load_weights(path)
 
 
 def with_embedding(model: keras.Model) -> keras.Model:

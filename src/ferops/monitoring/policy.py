@@ -7,13 +7,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ferops.data.descriptors import DESCRIPTORS
-from ferops.settings import Fraction, Section
+from ferops.settings import Fraction, Section, read_yaml
 
 #: Watched columns that hold names, not numbers.
 CATEGORICAL = ("label",)
@@ -119,19 +118,4 @@ def load_policy(path: Path) -> Policy:
     Raises:
         PolicyError: if it is absent, not YAML, or any key or value is wrong; names them all.
     """
-    try:
-        raw: Any = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise PolicyError(
-            f"{path} not found: run from the repository root, or set FEROPS_MONITORING_DIR"
-        ) from None
-    except yaml.YAMLError as error:
-        raise PolicyError(f"{path} is not valid YAML: {error}") from error
-    try:
-        return Policy.model_validate(raw)
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
-            for item in error.errors()
-        ]
-        raise PolicyError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines)) from error
+    return read_yaml(path, Policy, PolicyError, "FEROPS_MONITORING_DIR")
