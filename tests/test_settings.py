@@ -42,7 +42,7 @@ def test_the_published_recipe_is_kept() -> None:
     )
     assert (original.fine_tune.learning_rate, original.fine_tune.schedule) == (1e-5, "inverse_time")
     assert (original.fine_tune.unfreeze_layers, original.fine_tune.train_batch_norm) == (59, False)
-    assert (original.frozen.dropout, original.fine_tune.dropout, original.class_weights) == (0.1, 0.2, True)
+    assert (original.frozen.dropout, original.fine_tune.dropout, original.class_weights) == (0.1, 0.2, 1.0)
     assert (original.augmentation.flip, original.augmentation.contrast) == (True, 0.3)
 
 

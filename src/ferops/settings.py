@@ -141,7 +141,14 @@ class Recipe(Section):
     batch_size: int = Field(8, ge=1)
     clip_norm: float | None = Field(3.0, gt=0, description="global gradient norm")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    class_weights: bool = Field(True, description="weight classes by inverse frequency")
+    start_image_size: int | None = Field(
+        None,
+        ge=80,
+        description="side at the start, growing to image_size in steps of 16 over fine_tune; none: no growth",
+    )
+    class_weights: Fraction = Field(
+        1.0, description="weight classes by inverse frequency to this power: 0 none, 1 balanced"
+    )
     batch_norm_momentum: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.99, description="of the moving statistics; Keras' 0.99 needs some thousand steps to settle"
     )
@@ -157,6 +164,8 @@ class Recipe(Section):
     def _frozen_means_frozen(self) -> "Recipe":
         if self.frozen.unfreeze_layers != "none":
             raise ValueError("the frozen stage trains no backbone layer: unfreeze in fine_tune")
+        if self.start_image_size is not None and self.start_image_size > self.image_size:
+            raise ValueError("start_image_size is larger than image_size")
         if self.frozen.epochs + self.fine_tune.epochs == 0:
             raise ValueError("both stages have 0 epochs: nothing would be trained")
         return self

@@ -9,6 +9,7 @@ from ferops.training import batches as module
 from ferops.training.batches import EvaluationBatches, LabelledImages, TrainingBatches, class_weights
 
 PLAIN = AugmentationSettings(flip=False)
+EVEN = np.ones(7, np.float32)
 
 
 def marked(count: int) -> LabelledImages:
@@ -18,7 +19,7 @@ def marked(count: int) -> LabelledImages:
 
 
 def test_an_epoch_holds_every_image_once_and_the_next_in_another_order() -> None:
-    batches = TrainingBatches(marked(50), 8, PLAIN, 0.0, None, seed=1)
+    batches = TrainingBatches(marked(50), 8, PLAIN, 0.0, EVEN, seed=1)
     first = numbers(batches)
     batches.on_epoch_end()
     second = numbers(batches)
@@ -32,7 +33,7 @@ def numbers(batches: TrainingBatches) -> list[int]:
 
 def test_an_epoch_can_be_drawn_again() -> None:
     asked = AugmentationSettings(flip=True, shift=0.2, erasing=0.5, mixup=0.4)
-    one, two = (TrainingBatches(marked(50), 8, asked, 0.1, None, seed=1) for _ in range(2))
+    one, two = (TrainingBatches(marked(50), 8, asked, 0.1, EVEN, seed=1) for _ in range(2))
     one.on_epoch_end()
     two.epoch = 1
     for a, b in zip(one[3], two[3], strict=True):
@@ -62,6 +63,10 @@ def test_class_weights_balance_the_classes() -> None:
     labels = np.repeat(np.arange(7), [10, 1, 10, 20, 10, 10, 10])
     weights = class_weights(labels)
     np.testing.assert_allclose(weights * np.bincount(labels), len(labels) / 7, rtol=1e-6)
+    np.testing.assert_allclose(class_weights(labels, 0.0), 1)
+    half = class_weights(labels, 0.5)
+    assert half[labels].mean() == pytest.approx(1)  # the learning rate means the same at any power
+    assert half.max() / half.min() == pytest.approx(np.sqrt(20))
     with pytest.raises(ValueError, match="none of: neutral"):
         class_weights(np.arange(6))
 

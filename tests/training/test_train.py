@@ -15,7 +15,7 @@ from ferops import tracking
 from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.settings import Settings
-from ferops.training.callbacks import DivergedError, KeepBest
+from ferops.training.callbacks import DivergedError, GrowImages, KeepBest
 from ferops.training.train import train
 
 RECIPE = {
@@ -165,3 +165,29 @@ def test_the_same_code_trains_under_jax(tiny_dataset: Dataset, tmp_path: Path, s
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1])["backend"] == "jax"
     assert patt_lite.load(tmp_path / "model").card.details["device"]["backend"] == "jax"
+
+
+def test_images_grow_while_training_and_the_kept_model_has_the_full_size(
+    tiny_dataset: Dataset, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+    before = GrowImages.on_epoch_begin
+
+    def spy(self: GrowImages, epoch: int, logs: dict[str, float] | None = None) -> None:
+        before(self, epoch, logs)
+        sides.append(self.model.get_layer("resize").height)
+
+    monkeypatch.setattr(GrowImages, "on_epoch_begin", spy)
+    settings = make_settings(start_image_size=80, image_size=112)
+    settings = settings.model_copy(
+        update={
+            "recipes": {
+                "tiny": settings.recipe.model_copy(
+                    update={"fine_tune": settings.recipe.fine_tune.model_copy(update={"epochs": 3})}
+                )
+            }
+        }
+    )
+    train(settings, tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv")
+    assert sides == [80, 80, 96, 112]
+    assert patt_lite.load(tmp_path / "model").model.get_layer("resize").height == 112

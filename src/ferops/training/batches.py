@@ -52,13 +52,19 @@ class LabelledImages:
         return cls(grey, labels)
 
 
-def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Weight of each emotion, `rows / (classes * rows of the class)`; scikit-learn's "balanced"."""
+def class_weights(labels: NDArray[np.int64], power: float = 1.0) -> NDArray[np.float32]:
+    """Weight of each emotion, `rows / (classes * rows of the class)` to a power.
+
+    Power 1 is scikit-learn's "balanced". The mean weight of a row is 1, whatever the power.
+    """
+    if power == 0:
+        return np.ones(NUM_EMOTIONS, np.float32)
     counts = np.bincount(labels, minlength=NUM_EMOTIONS)
     if (counts == 0).any():
         absent = ", ".join(EMOTIONS[i] for i in np.flatnonzero(counts == 0))
         raise ValueError(f"class weights need every emotion in train; there is none of: {absent}")
-    return (len(labels) / (NUM_EMOTIONS * counts)).astype(np.float32)
+    weights = (len(labels) / (NUM_EMOTIONS * counts)) ** power
+    return (weights * len(labels) / (weights @ counts)).astype(np.float32)
 
 
 class TrainingBatches(keras.utils.PyDataset):
@@ -74,14 +80,14 @@ class TrainingBatches(keras.utils.PyDataset):
         batch_size: int,
         augmentation: AugmentationSettings,
         label_smoothing: float,
-        weights: NDArray[np.float32] | None,
+        weights: NDArray[np.float32],
         seed: int,
     ) -> None:
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=16)
         self.data = data
         self.batch_size = batch_size
         self.augmentation = augmentation
-        self.weights = np.ones(NUM_EMOTIONS, np.float32) if weights is None else weights
+        self.weights = weights
         self.targets = np.eye(NUM_EMOTIONS, dtype=np.float32) * (1 - label_smoothing)
         self.targets += label_smoothing / NUM_EMOTIONS
         self.seed = seed

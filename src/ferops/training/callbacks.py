@@ -53,6 +53,35 @@ class KeepBest(keras.callbacks.Callback):
             self.weights = [np.array(weight) for weight in self.model.get_weights()]
 
 
+class GrowImages(keras.callbacks.Callback):
+    """Let the model's own resize grow over a stage: early epochs are cheap, the last ones see what is served.
+
+    Progressive learning (Tan and Le 2021, "EfficientNetV2"), without its growing augmentation.
+
+    Args:
+        start: side of the first epochs, pixels.
+        end: side of the last ones; reached in steps of 16, with equal shares of the epochs.
+        epochs: of the stage.
+    """
+
+    STEP = 16  # the backbone's stride: every size gives whole maps
+
+    def __init__(self, start: int, end: int, epochs: int) -> None:
+        super().__init__()
+        self.sides = [*range(start, end, self.STEP), end]
+        self.epochs = epochs
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Set the side of the coming epoch."""
+        side = self.sides[min(epoch * len(self.sides) // self.epochs, len(self.sides) - 1)]
+        resize = self.model.get_layer("resize")
+        if resize.height != side:
+            resize.height = resize.width = side
+            # The size is a constant of the compiled steps, so these are compiled again.
+            self.model.make_train_function(force=True)
+            self.model.make_test_function(force=True)
+
+
 class Progress(keras.callbacks.Callback):
     """One line an epoch and, within an epoch, one every few seconds, with the time left of the stage.
 

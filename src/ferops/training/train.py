@@ -20,8 +20,9 @@ from ferops.data.store import Dataset
 from ferops.models.classifier import Card, TrainingData
 from ferops.models.patt_lite import EMBEDDING_SIZE, build_patt_lite, set_batch_norm_momentum, set_trainable
 from ferops.settings import Recipe, Settings, StageSettings
+from ferops.training.batch_norm import with_fused_batch_norms
 from ferops.training.batches import EvaluationBatches, LabelledImages, TrainingBatches, class_weights
-from ferops.training.callbacks import Curves, KeepBest, Progress, StopOnDivergence
+from ferops.training.callbacks import Curves, GrowImages, KeepBest, Progress, StopOnDivergence
 from ferops.training.device import Device, compile_steps, prepare
 from ferops.training.figures import learning_curves
 from ferops.training.schedule import build_optimizer
@@ -125,17 +126,17 @@ def _fit(
         if stage.epochs == 0:
             continue
         weights = model.get_weights() if best is None else best[1]
-        model = _build(settings, stage, "none")  # dropout rates differ between the stages
-        model.set_weights(weights)
+        plain = _build(settings, stage, "none")  # dropout rates differ between the stages
+        plain.set_weights(weights)
+        model = with_fused_batch_norms(plain)
         keep, epochs = _run_stage(stage_name, stage, settings, model, data, validation, done, on_row)
         if keep.weights is not None and (best is None or keep.best > best[0]):
             best = (keep.best, keep.weights, done + keep.epoch + 1)
         done += epochs
     assert best is not None  # settings refuse a recipe without epochs
-    if keras.config.dtype_policy().name != "float32":
-        # Mixed precision is for training alone: ONNX Runtime loads no bfloat16 model.
-        keras.config.set_dtype_policy("float32")
-        model = _build(settings, recipe.fine_tune, "none")
+    # Mixed precision and fused batch norms are for training alone.
+    keras.config.set_dtype_policy("float32")
+    model = _build(settings, recipe.fine_tune, "none")
     model.set_weights(best[1])
     return model, best[2]
 
@@ -167,7 +168,7 @@ def _run_stage(
         recipe.batch_size,
         recipe.augmentation,
         recipe.label_smoothing,
-        class_weights(data.labels) if recipe.class_weights else None,
+        class_weights(data.labels, recipe.class_weights),
         seed=settings.train.seed * 1000 + epochs_done,
     )
     set_trainable(model, stage.unfreeze_layers, stage.train_batch_norm)
@@ -180,6 +181,9 @@ def _run_stage(
     )
     keep = KeepBest()
     callbacks: list[keras.callbacks.Callback] = [StopOnDivergence(), keep]
+    if recipe.start_image_size is not None:
+        last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
+        callbacks.append(GrowImages(recipe.start_image_size, last, stage.epochs))
     if recipe.ema_momentum is not None:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     if stage.schedule == "plateau":
