@@ -71,6 +71,10 @@ class GrowImages(keras.callbacks.Callback):
         self.sides = [*range(start, end, self.STEP), end]
         self.epochs = epochs
 
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Let the backbone, which refuses other sizes than it was built for, take any."""
+        self.model.get_layer("base_model").input_spec = keras.layers.InputSpec(shape=(None, None, None, 3))
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Set the side of the coming epoch."""
         side = self.sides[min(epoch * len(self.sides) // self.epochs, len(self.sides) - 1)]
