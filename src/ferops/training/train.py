@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from ferops import __version__, files, tracking
 from ferops.data.store import Dataset
@@ -22,7 +24,7 @@ from ferops.models.patt_lite import EMBEDDING_SIZE, build_patt_lite, set_batch_n
 from ferops.settings import Recipe, Settings, StageSettings
 from ferops.training.batch_norm import with_fused_batch_norms
 from ferops.training.batches import EvaluationBatches, LabelledImages, TrainingBatches, class_weights
-from ferops.training.callbacks import Curves, GrowImages, KeepBest, Progress, StopOnDivergence
+from ferops.training.callbacks import Curves, DivergedError, GrowImages, KeepBest, Progress, StopOnDivergence
 from ferops.training.device import Device, compile_steps, prepare
 from ferops.training.figures import learning_curves
 from ferops.training.schedule import build_optimizer
@@ -137,8 +139,21 @@ def _fit(
     # Mixed precision and fused batch norms are for training alone.
     keras.config.set_dtype_policy("float32")
     model = _build(settings, recipe.fine_tune, "none")
-    model.set_weights(best[1])
+    # Rounded, so that what is kept, measured and shipped is one model, and a release can store it in half.
+    model.set_weights([half_precision(weight) for weight in best[1]])
     return model, best[2]
+
+
+def half_precision(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to the nearest float16, kept as float32.
+
+    Raises:
+        DivergedError: if a weight is beyond float16's range (65504).
+    """
+    rounded = weight.astype(np.float16).astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise DivergedError("a weight is larger than 65504: the training has diverged")
+    return rounded
 
 
 def _build(settings: Settings, stage: StageSettings, backbone: str) -> keras.Model:
