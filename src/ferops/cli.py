@@ -79,12 +79,13 @@ def validate() -> None:
 
 @app.command(epilog="Example: KERAS_BACKEND=jax ferops train")
 def train() -> None:
-    """Train PAtt-Lite by the recipe that train.recipe names."""
+    """Train PAtt-Lite by the recipe that train.recipe names; one that was killed goes on where it was."""
     _quiet_tensorflow()
-    from ferops.settings import load_settings
+    from ferops.settings import Environment, load_settings
     from ferops.training.train import train as run_training
 
-    card = run_training(load_settings(), DATASET, MODEL, REPORTS / "learning_curves.csv")
+    curves, checkpoints = REPORTS / "learning_curves.csv", Environment().checkpoint_dir
+    card = run_training(load_settings(), DATASET, MODEL, curves, checkpoints)
     typer.echo(f"{MODEL}: best epoch {card.details['best_epoch']}, MLflow run {card.mlflow_run_id}")
 
 

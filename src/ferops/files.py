@@ -74,6 +74,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def sha256_of(content: bytes) -> str:
+    """Hex SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def sha256(path: Path, ignore: Collection[str] = ()) -> str:
     """Hex SHA-256 of a file, or of a folder as the digest of its sorted (name, digest) pairs.
 

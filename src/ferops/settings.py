@@ -260,6 +260,8 @@ class Environment(BaseSettings):
     params: Path = Field(Path("params.yaml"), description="the parameters file")
     log_dir: Path = Field(Path("predictions"), description="where the service logs predictions")
     registry_dir: Path = Field(Path("registry"), description="champion pointer written at promotion")
+    checkpoint_dir: Path = Field(Path("checkpoints"), description="where unfinished trainings are kept")
+    release_dir: Path = Field(Path("release"), description="model served while there is no champion")
     monitoring_dir: Path = Field(Path("monitoring"), description="policy; reports go to reports/ in it")
     max_upload_mb: float = Field(8.0, gt=0, description="one uploaded image, 10^6 bytes")
     max_pixels: int = Field(50_000_000, ge=2304, description="one decoded image")

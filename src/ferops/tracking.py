@@ -8,9 +8,10 @@ The store is `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory wi
 """
 
 import os
+import signal
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,36 +51,83 @@ def _experiment_id(mlflow: Any, name: str) -> str:
         return str(mlflow.get_experiment_by_name(name).experiment_id)
 
 
+class Interrupted(BaseException):
+    """The process was asked to end (SIGTERM)."""
+
+
 @contextmanager
 def run(
     name: str,
     run_id: str | None = None,
     experiment: str = EXPERIMENT,
     tags: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> Iterator[str]:
-    """Open a run, or continue `run_id`, and give its id; it ends FINISHED, or FAILED on an error.
+    """Open a run and give its id; it ends FINISHED, FAILED on an error, KILLED on Ctrl-C or SIGTERM.
+
+    Args:
+        name: shown in MLflow.
+        run_id: an earlier run to add to. Its own outcome stands, whatever becomes of the addition.
+        experiment: where a new run goes.
+        tags: set on the run.
+        resume: whether `run_id` is unfinished work that goes on here, and ends with this block.
 
     A `run_id` that the store no longer has (a database that was deleted, another server) becomes a new run
     with the tag `ferops.continues`, so that cached pipeline results never point to nothing.
     """
     mlflow = connect()
+    client = mlflow.MlflowClient()
     experiment_id = _experiment_id(mlflow, experiment)
     extra = dict(tags or {})
     origin = lineage()
+    outcome = None
     if run_id is not None:
         try:
-            mlflow.get_run(run_id)
+            outcome = mlflow.get_run(run_id).info.status
         except mlflow.exceptions.MlflowException:
             extra["ferops.continues"] = run_id
             run_id = None
     if run_id is not None:
         active = mlflow.start_run(run_id=run_id)
         origin = {}  # a continued run keeps the commit and the parameters that began it
+        if not resume:
+            client.set_terminated(run_id, outcome)  # at once: should this process be killed, it stands
     else:
+        outcome = None
         active = mlflow.start_run(experiment_id=experiment_id, run_name=name)
-    with active as opened:
+    ends = outcome if run_id is not None and not resume else None
+    try:
         mlflow.set_tags({**origin, **extra})
-        yield str(opened.info.run_id)
+        yield str(active.info.run_id)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | Interrupted)
+        with suppress(Exception):  # the error itself is what the user must see, not that it cannot be noted
+            mlflow.end_run(ends or ("KILLED" if stopped else "FAILED"))
+        raise
+    mlflow.end_run(ends or "FINISHED")
+
+
+def close_abandoned(run_ids: Iterable[str]) -> None:
+    """Mark runs as KILLED whose process is gone but which the store still shows as RUNNING."""
+    mlflow = connect()
+    for run_id in run_ids:
+        with suppress(mlflow.exceptions.MlflowException):  # deleted meanwhile
+            if mlflow.get_run(run_id).info.status == "RUNNING":
+                mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM raise `Interrupted` in the main thread, so that what is open is closed in order."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def lineage() -> dict[str, str]:

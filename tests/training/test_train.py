@@ -15,7 +15,7 @@ from ferops import tracking
 from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.settings import Settings
-from ferops.training.callbacks import DivergedError, GrowImages, KeepBest
+from ferops.training.callbacks import Best, DivergedError, GrowImages, KeepBest
 from ferops.training.train import train
 
 RECIPE = {
@@ -52,7 +52,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_trained_model_loads_and_its_lineage_leads_to_the_run(
     tiny_dataset: Dataset, tmp_path: Path, store: str
 ) -> None:
-    card = train(make_settings(), tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv")
+    card = train(
+        make_settings(),
+        tiny_dataset.folder,
+        tmp_path / "model",
+        tmp_path / "curves.csv",
+        tmp_path / "checkpoints",
+    )
 
     loaded = patt_lite.load(tmp_path / "model")
     assert loaded.card == card
@@ -69,7 +75,7 @@ def test_a_trained_model_loads_and_its_lineage_leads_to_the_run(
         *tiny_dataset.frame("validation")["pixel_hash"],
     }
 
-    with (tmp_path / "curves.csv").open() as file:
+    with (tmp_path / "curves.csv", tmp_path / "checkpoints").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["stage"]) for row in rows] == [
         ("1", "frozen"),
@@ -100,7 +106,13 @@ def test_a_diverging_loss_stops_the_run_and_leaves_the_old_model(
         frozen={"epochs": 3, "learning_rate": 1e38},
     )
     with pytest.raises(DivergedError, match="lower learning_rate"):
-        train(settings, tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv")
+        train(
+            settings,
+            tiny_dataset.folder,
+            tmp_path / "model",
+            tmp_path / "curves.csv",
+            tmp_path / "checkpoints",
+        )
     assert (tmp_path / "model" / "model.keras").read_bytes() == b"the last good one"
     runs = tracking.connect().search_runs(search_all_experiments=True)
     assert runs["status"].tolist() == ["FAILED"]
@@ -110,12 +122,20 @@ def test_a_second_round_takes_over_the_backbone_and_what_it_saw(
     tiny_dataset: Dataset, tmp_path: Path, store: str
 ) -> None:
     short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
-    train(make_settings(**short), tiny_dataset.folder, tmp_path / "first", tmp_path / "curves.csv")
+    train(
+        make_settings(**short),
+        tiny_dataset.folder,
+        tmp_path / "first",
+        tmp_path / "curves.csv",
+        tmp_path / "checkpoints",
+    )
     listed = tmp_path / "first" / "trained_on.txt"
     listed.write_text(listed.read_text() + "feedfacefeedfacefeedfacefeedface\n")
 
     again = make_settings(backbone=str(tmp_path / "first" / "model.keras"), **short)
-    card = train(again, tiny_dataset.folder, tmp_path / "second", tmp_path / "curves.csv")
+    card = train(
+        again, tiny_dataset.folder, tmp_path / "second", tmp_path / "curves.csv", tmp_path / "checkpoints"
+    )
     assert card.training_data.known
     assert "feedface" * 4 in (tmp_path / "second" / "trained_on.txt").read_text().split()
     first, second = (patt_lite.load(tmp_path / name).model for name in ("first", "second"))
@@ -125,21 +145,23 @@ def test_a_second_round_takes_over_the_backbone_and_what_it_saw(
         np.testing.assert_array_equal(old, new)  # the frozen stage left it as it was
 
     listed.unlink()
-    card = train(again, tiny_dataset.folder, tmp_path / "third", tmp_path / "curves.csv")
+    card = train(
+        again, tiny_dataset.folder, tmp_path / "third", tmp_path / "curves.csv", tmp_path / "checkpoints"
+    )
     assert not card.training_data.known
 
 
 def test_the_best_epoch_is_kept_by_accuracy_then_loss() -> None:
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    keep = KeepBest()
+    kept: list[Best] = []
+    keep = KeepBest(Best((0.4, -2.0), [], 2), 2, kept.append)
     keep.set_model(model)
-    for epoch, (accuracy, loss) in enumerate([(0.5, 1.0), (0.6, 0.9), (0.6, 0.8), (0.55, 0.1)]):
+    for epoch, (accuracy, loss) in enumerate([(0.3, 1.0), (0.6, 0.9), (0.6, 0.8), (0.55, 0.1)]):
         model.set_weights([np.full((1, 1), epoch, np.float32)])
         keep.on_epoch_begin(epoch)
         keep.on_test_end({"accuracy": accuracy, "loss": loss})
-    assert keep.epoch == 2
-    assert keep.weights is not None
-    assert keep.weights[0] == 2
+    assert [best.epoch for best in kept] == [4, 5]  # counted over both stages; the first did not beat 0.4
+    assert kept[-1].weights[0] == 2
 
 
 JAX = """
@@ -148,7 +170,7 @@ from pathlib import Path
 from ferops.settings import Settings
 from ferops.training.train import train
 settings = Settings.model_validate(json.loads(sys.argv[1]))
-card = train(settings, Path(sys.argv[2]), Path("model"), Path("c.csv"))
+card = train(settings, Path(sys.argv[2]), Path("model"), Path("c.csv"), Path("checkpoints"))
 print(json.dumps(card.details["device"]))
 """
 
@@ -188,6 +210,8 @@ def test_images_grow_while_training_and_the_kept_model_has_the_full_size(
             }
         }
     )
-    train(settings, tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv")
+    train(
+        settings, tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv", tmp_path / "checkpoints"
+    )
     assert sides == [80, 80, 96, 112]
     assert patt_lite.load(tmp_path / "model").model.get_layer("resize").height == 112

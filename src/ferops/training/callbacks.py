@@ -4,14 +4,19 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
+
+#: An epoch's numbers, as `Curves` makes them.
+Row = dict[str, Any]
 
 
 class DivergedError(RuntimeError):
-    """The loss became NaN or infinite; training stopped and nothing was written."""
+    """The loss became NaN or infinite, or weights outgrew their type; training stopped."""
 
 
 class StopOnDivergence(keras.callbacks.Callback):
@@ -26,31 +31,51 @@ class StopOnDivergence(keras.callbacks.Callback):
             )
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far.
+
+    Attributes:
+        score: validation accuracy and, to break ties, the negative loss.
+        weights: as `Model.get_weights` gives them; averaged ones, if there are any.
+        epoch: counted from 1 over both stages.
+    """
+
+    score: tuple[float, float]
+    weights: list[NDArray[Any]]
+    epoch: int
+
+
 class KeepBest(keras.callbacks.Callback):
-    """Remember the weights of the epoch with the best validation accuracy (ties: the lower loss).
+    """Hand on the weights of every epoch that is better than all before (validation accuracy, then loss).
 
     It looks at the end of the validation pass, while averaged weights (EMA), if any, are in place, so it
     must stand before `SwapEMAWeights` in the list of callbacks.
+
+    Args:
+        best: what there is to beat.
+        first_epoch: epochs done in earlier stages.
+        on_best: called with each better one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, best: Best | None, first_epoch: int, on_best: Callable[[Best], None]) -> None:
         super().__init__()
-        self.best: tuple[float, float] = (-1.0, -math.inf)
-        self.weights: list[np.ndarray] | None = None
-        self.epoch = -1
-        self._current = -1
+        self.score = best.score if best else (-1.0, -math.inf)
+        self.first_epoch, self.on_best = first_epoch, on_best
+        self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Note which epoch the coming validation pass belongs to."""
-        self._current = epoch
+        self._epoch = epoch
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
-        """Keep a copy of the weights when this pass is the best so far."""
+        """Copy the weights when this pass is the best so far."""
         values = logs or {}
         score = (float(values["accuracy"]), -float(values["loss"]))
-        if score > self.best:
-            self.best, self.epoch = score, self._current
-            self.weights = [np.array(weight) for weight in self.model.get_weights()]
+        if score > self.score:
+            self.score = score
+            weights = [np.array(weight) for weight in self.model.get_weights()]
+            self.on_best(Best(score, weights, self.first_epoch + self._epoch + 1))
 
 
 class GrowImages(keras.callbacks.Callback):
@@ -93,12 +118,14 @@ class Progress(keras.callbacks.Callback):
         stage: name shown.
         epochs: of the stage.
         batches: per epoch.
+        first: epochs of the stage that an earlier, interrupted training has done.
         every: seconds between lines within an epoch.
     """
 
-    def __init__(self, stage: str, epochs: int, batches: int, every: float = 10.0) -> None:
+    def __init__(self, stage: str, epochs: int, batches: int, first: int = 0, every: float = 10.0) -> None:
         super().__init__()
         self.stage, self.epochs, self.batches, self.every = stage, epochs, batches, every
+        self.first = first
         self._epoch = 0
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
@@ -132,7 +159,7 @@ class Progress(keras.callbacks.Callback):
 
     def _say(self, text: str, done: float) -> None:
         elapsed = time.monotonic() - self._start
-        left = elapsed / done * (self.epochs - done)
+        left = elapsed / (done - self.first) * (self.epochs - done)
         print(
             f"{self.stage} epoch {self._epoch + 1}/{self.epochs}  {text}  "
             f"left {int(left) // 60}:{int(left) % 60:02d}",
@@ -151,9 +178,7 @@ class Curves(keras.callbacks.Callback):
         on_row: called with each row.
     """
 
-    def __init__(
-        self, stage: str, first_epoch: int, images: int, on_row: Callable[[dict[str, Any]], None]
-    ) -> None:
+    def __init__(self, stage: str, first_epoch: int, images: int, on_row: Callable[[Row], None]) -> None:
         super().__init__()
         self.stage, self.first_epoch, self.images, self.on_row = stage, first_epoch, images, on_row
         self._train_seconds = 0.0

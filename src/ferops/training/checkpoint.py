@@ -1,0 +1,258 @@
+"""Training that is killed goes on from its last whole epoch, and ends as if nothing had happened.
+
+    >>> with Checkpoint.claim(Path("checkpoints"), identity) as checkpoint:  # doctest: +SKIP
+    ...     fit(recipe, attention, seed, data, validation, checkpoint=checkpoint)
+    ...     checkpoint.clear()
+
+A checkpoint holds everything that later epochs depend on: weights, the optimiser's variables (moments, step
+of the schedule, averaged weights), the state of every random generator, patience, curves and the best weights
+so far. Each folder belongs to one identity (recipe, data, code), so nothing is continued with other settings.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from ferops import files
+from ferops.training.callbacks import Best, Row
+
+#: What patience consists of in Keras' own callbacks.
+PATIENCE = ("best", "wait", "cooldown_counter")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, or another training holds it; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A training after a whole epoch.
+
+    Attributes:
+        stage: position of the stage that was running, 0 or 1.
+        epoch: epochs done in it.
+        stopped: whether patience ended the stage at that epoch.
+        rows: of every epoch so far, over both stages.
+        best: the best epoch so far.
+        variables: of the model: weights and the states of its random generators.
+        optimizer: the optimiser's.
+        patience: counters by callback's class.
+    """
+
+    stage: int
+    epoch: int
+    stopped: bool
+    rows: list[Row]
+    best: Best
+    variables: list[NDArray[Any]]
+    optimizer: list[NDArray[Any]]
+    patience: Mapping[str, Mapping[str, float | None]]
+
+    def restore(self, model: keras.Model) -> None:
+        """Put weights, optimiser and random generators back into the compiled model of that stage."""
+        model.optimizer.build(model.trainable_variables)
+        _assign(model.variables, self.variables)
+        _assign(model.optimizer.variables, self.optimizer)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One training's folder, held by this process while it runs (`claim`).
+
+    Attributes:
+        folder: holds `state.npz` once an epoch is done, and `run.json`.
+    """
+
+    folder: Path
+
+    @staticmethod
+    @contextmanager
+    def claim(root: Path, identity: str) -> Iterator["Checkpoint"]:
+        """Hold the folder of an identity against other processes; a killed one's hold ends with it.
+
+        Args:
+            root: folder of all checkpoints.
+            identity: hex digest of all that the training depends on.
+
+        Raises:
+            CheckpointError: if another process trains the same.
+        """
+        folder = root / identity[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / "lock", timeout=0):
+                yield Checkpoint(folder)
+        except Timeout:
+            raise CheckpointError(
+                f"another process is training this very recipe on this data (it holds {folder}): "
+                "wait for it, or change train.seed"
+            ) from None
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run that the training writes to; none before it has one."""
+        path = self.folder / "run.json"
+        return files.read_json(path)["mlflow_run_id"] if path.exists() else None
+
+    def belongs_to(self, run_id: str) -> None:
+        """Note the MLflow run, so that a resumed training continues it."""
+        files.write_json(self.folder / "run.json", {"mlflow_run_id": run_id})
+
+    def save(self, state: State) -> None:
+        """Replace the checkpoint; the old one stays until the new one is whole on disk.
+
+        Raises:
+            CheckpointError: if it cannot be written (a full disk).
+        """
+        meta = {
+            "stage": state.stage,
+            "epoch": state.epoch,
+            "stopped": state.stopped,
+            "rows": state.rows,
+            "best": {"score": state.best.score, "epoch": state.best.epoch},
+            "patience": state.patience,
+        }
+        arrays = {
+            f"{kind}_{i:03d}": array
+            for kind, group in _groups(state).items()
+            for i, array in enumerate(group)
+        }
+        content = io.BytesIO()
+        np.savez(content, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
+        try:
+            files.write_bytes(self.folder / "state.npz", content.getvalue())
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint of epoch {len(state.rows)} cannot be written to {self.folder} ({error}): "
+                "make room, then train again; it goes on from the epoch before"
+            ) from error
+
+    def load(self) -> State | None:
+        """The last saved state, or none when no epoch was finished."""
+        path = self.folder / "state.npz"
+        if not path.exists():
+            return None
+        with np.load(path) as saved:
+            meta = json.loads(str(saved["meta"]))
+            groups = {
+                kind: [saved[name] for name in sorted(saved.files) if name.startswith(f"{kind}_")]
+                for kind in ("variables", "optimizer", "best")
+            }
+        best = Best(tuple(meta["best"]["score"]), groups["best"], meta["best"]["epoch"])
+        return State(
+            meta["stage"],
+            meta["epoch"],
+            meta["stopped"],
+            meta["rows"],
+            best,
+            groups["variables"],
+            groups["optimizer"],
+            meta["patience"],
+        )
+
+    def clear(self) -> None:
+        """Forget the training: it is finished."""
+        for name in ("state.npz", "run.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def abandoned(root: Path) -> list[str]:
+    """MLflow runs of trainings that were killed and not resumed: no process holds their folder."""
+    runs = []
+    for folder in sorted(path.parent for path in root.glob("*/run.json")):
+        try:
+            with FileLock(folder / "lock", timeout=0):
+                runs.append(Checkpoint(folder).run_id)
+        except Timeout:
+            continue
+    return [run for run in runs if run is not None]
+
+
+class Task(Protocol):
+    """What a training has come to: the curves and the best epoch."""
+
+    rows: list[Row]
+    best: Best | None
+
+
+class SaveCheckpoint(keras.callbacks.Callback):
+    """Save after every epoch; the last of the callbacks, so that it sees what the others made of the epoch.
+
+    Args:
+        checkpoint: where to.
+        stage: position of the stage.
+        task: holds rows and best.
+        callbacks: of this `fit`; the patience among them is saved, and restored from `resumed`.
+        resumed: the state that this `fit` continues.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        stage: int,
+        task: Task,
+        callbacks: Sequence[keras.callbacks.Callback],
+        resumed: State | None,
+    ) -> None:
+        super().__init__()
+        self.checkpoint, self.stage, self.task, self.resumed = checkpoint, stage, task, resumed
+        kinds = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
+        self.patient = {type(one).__name__: one for one in callbacks if isinstance(one, kinds)}
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Restore patience, which Keras has just reset."""
+        for name, counters in (self.resumed.patience if self.resumed else {}).items():
+            for key, value in counters.items():
+                setattr(self.patient[name], key, value)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Save."""
+        assert self.task.best is not None  # every epoch is validated, and the first is the best so far
+        patience = {
+            name: {key: _number(getattr(one, key)) for key in PATIENCE if hasattr(one, key)}
+            for name, one in self.patient.items()
+        }
+        self.checkpoint.save(
+            State(
+                self.stage,
+                epoch + 1,
+                bool(self.model.stop_training),
+                self.task.rows,
+                self.task.best,
+                [_numpy(variable) for variable in self.model.variables],
+                [_numpy(variable) for variable in self.model.optimizer.variables],
+                patience,
+            )
+        )
+
+
+def identity(*parts: Any) -> str:
+    """Digest of what a training depends on: JSON-like values, dataclasses too."""
+    content = json.dumps(parts, sort_keys=True, default=asdict)
+    return files.sha256_of(content.encode())
+
+
+def _groups(state: State) -> dict[str, list[NDArray[Any]]]:
+    return {"variables": state.variables, "optimizer": state.optimizer, "best": state.best.weights}
+
+
+def _assign(variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _numpy(variable: Any) -> NDArray[Any]:
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,213 @@
+"""Fit PAtt-Lite by a recipe, from arrays to the best epoch's model; files and MLflow are `train`'s.
+
+    >>> fitted = fit(settings.recipe, "feature", 0, data, validation)  # doctest: +SKIP
+    >>> fitted.best_epoch, fitted.rows[-1]["validation_accuracy"]  # doctest: +SKIP
+    (41, 0.67)
+
+It needs Keras, numpy and the settings alone, so that it also runs on a machine that has nothing else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from ferops.models.patt_lite import build_patt_lite, set_batch_norm_momentum, set_trainable
+from ferops.settings import Attention, Recipe, StageSettings
+from ferops.training.batch_norm import with_fused_batch_norms
+from ferops.training.batches import EvaluationBatches, LabelledImages, TrainingBatches, class_weights
+from ferops.training.callbacks import (
+    Best,
+    Curves,
+    DivergedError,
+    GrowImages,
+    KeepBest,
+    Progress,
+    Row,
+    StopOnDivergence,
+)
+from ferops.training.checkpoint import Checkpoint, SaveCheckpoint, State
+from ferops.training.device import compile_steps
+from ferops.training.schedule import build_optimizer
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training gave.
+
+    Attributes:
+        model: float32, with the best epoch's weights in half precision, not compiled.
+        best_epoch: counted from 1 over both stages.
+        rows: one of `Curves` an epoch.
+    """
+
+    model: keras.Model
+    best_epoch: int
+    rows: list[Row]
+
+
+@dataclass
+class _Task:
+    """What both stages share, and what they have come to."""
+
+    recipe: Recipe
+    attention: Attention
+    seed: int
+    data: LabelledImages
+    validation: LabelledImages
+    on_row: Callable[[Row], None]
+    checkpoint: Checkpoint | None
+    rows: list[Row] = field(default_factory=list)
+    best: Best | None = None
+
+    def build(self, stage: StageSettings, backbone: str = "none") -> keras.Model:
+        return build_patt_lite(
+            image_size=self.recipe.image_size,
+            attention=self.attention,
+            backbone=backbone,
+            dropout=stage.dropout,
+            spatial_dropout=stage.spatial_dropout,
+        )
+
+
+def fit(
+    recipe: Recipe,
+    attention: Attention,
+    seed: int,
+    data: LabelledImages,
+    validation: LabelledImages,
+    on_row: Callable[[Row], None] = lambda row: None,
+    checkpoint: Checkpoint | None = None,
+) -> Fitted:
+    """Run both stages of a recipe.
+
+    Args:
+        recipe: how to train. Its precision must be set already (`device.prepare`).
+        attention: the wiring.
+        seed: of every random number.
+        data: the train split.
+        validation: the validation split; it chooses the epoch.
+        on_row: called with each epoch's row.
+        checkpoint: where to save after every epoch; what lies there is continued.
+
+    Raises:
+        BackboneUnavailableError: if the backbone's weights cannot be had.
+        DivergedError: if the loss stops being a number.
+        CheckpointError: if a checkpoint cannot be written; the one before is intact.
+    """
+    keras.utils.set_random_seed(seed)
+    task = _Task(recipe, attention, seed, data, validation, on_row, checkpoint)
+    state = checkpoint.load() if checkpoint else None
+    if state is None:
+        weights = task.build(recipe.frozen, recipe.backbone).get_weights()
+    else:
+        weights, task.rows, task.best = [], list(state.rows), state.best
+    for position, (name, stage) in enumerate((("frozen", recipe.frozen), ("fine_tune", recipe.fine_tune))):
+        if stage.epochs == 0 or (state is not None and position < state.stage):
+            continue
+        # Every stage's draws are its own, so that a resumed run makes those of an unbroken one.
+        keras.utils.set_random_seed(seed + position)
+        resumed = state if state is not None and state.stage == position else None
+        _run_stage(task, position, name, stage, task.best.weights if task.best else weights, resumed)
+    assert task.best is not None  # settings refuse a recipe without epochs
+    # Mixed precision and fused batch norms are for training alone.
+    keras.config.set_dtype_policy("float32")
+    model = task.build(recipe.fine_tune)
+    # Rounded, so that what is kept, measured and shipped is one model, and a release can store it in half.
+    model.set_weights([half_precision(weight) for weight in task.best.weights])
+    return Fitted(model, task.best.epoch, task.rows)
+
+
+def half_precision(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to the nearest float16, kept as float32.
+
+    Raises:
+        DivergedError: if a weight is beyond float16's range (65504).
+    """
+    rounded = weight.astype(np.float16).astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise DivergedError("a weight is larger than 65504: the training has diverged")
+    return rounded
+
+
+def _run_stage(
+    task: _Task, position: int, name: str, stage: StageSettings, weights: list[Any], resumed: State | None
+) -> None:
+    """Fit one stage from the given weights, or from where it was left; `task` has the outcome then."""
+    recipe = task.recipe
+    done = sum(row["stage"] != name for row in task.rows)
+    plain = task.build(stage)  # dropout rates differ between the stages
+    if resumed is None:
+        plain.set_weights(weights)
+    model = with_fused_batch_norms(plain)
+    batches = TrainingBatches(
+        task.data,
+        recipe.batch_size,
+        recipe.augmentation,
+        recipe.label_smoothing,
+        class_weights(task.data.labels, recipe.class_weights),
+        seed=task.seed * 1000 + done,
+    )
+    set_trainable(model, stage.unfreeze_layers, stage.train_batch_norm)
+    set_batch_norm_momentum(model, recipe.batch_norm_momentum)
+    model.compile(
+        optimizer=build_optimizer(stage, recipe, len(batches)),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=compile_steps(),
+    )
+
+    def on_row(row: Row) -> None:
+        task.rows.append(row)
+        task.on_row(row)
+
+    def on_best(best: Best) -> None:
+        task.best = best
+
+    first = resumed.epoch if resumed else 0
+    callbacks: list[keras.callbacks.Callback] = [StopOnDivergence(), KeepBest(task.best, done, on_best)]
+    if recipe.start_image_size is not None:
+        last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
+        callbacks.append(GrowImages(recipe.start_image_size, last, stage.epochs))
+    if recipe.ema_momentum is not None:
+        callbacks.append(keras.callbacks.SwapEMAWeights())
+    callbacks += _patience(stage)
+    callbacks += [
+        Progress(name, stage.epochs, len(batches), first),
+        Curves(name, done, len(task.data), on_row),
+    ]
+    if task.checkpoint is not None:
+        callbacks.append(SaveCheckpoint(task.checkpoint, position, task, callbacks, resumed))
+    if resumed is not None:
+        resumed.restore(model)
+        batches.epoch = first
+        if resumed.stopped or first == stage.epochs:
+            return
+    model.fit(
+        batches,
+        initial_epoch=first,
+        epochs=stage.epochs,
+        validation_data=EvaluationBatches(task.validation, 64),
+        callbacks=callbacks,
+        shuffle=False,  # the batches are shuffled already; Keras' own order of them could not be resumed
+        verbose=0,
+    )
+
+
+def _patience(stage: StageSettings) -> list[keras.callbacks.Callback]:
+    """Lower the rate, or stop, when validation has not improved for long enough."""
+    callbacks: list[keras.callbacks.Callback] = []
+    if stage.schedule == "plateau":
+        callbacks.append(
+            keras.callbacks.ReduceLROnPlateau(
+                "val_accuracy", factor=stage.plateau_factor, patience=stage.plateau_patience, mode="max"
+            )
+        )
+    if stage.early_stop_patience is not None:
+        callbacks.append(
+            keras.callbacks.EarlyStopping("val_accuracy", patience=stage.early_stop_patience, mode="max")
+        )
+    return callbacks
