@@ -1,5 +1,6 @@
 """MLflow runs are continued, never lost, and end in the state they deserve."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -39,6 +40,40 @@ def test_an_error_ends_the_run_as_failed() -> None:
     with pytest.raises(RuntimeError), tracking.run("doomed") as run_id:
         raise RuntimeError
     assert tracking.connect().get_run(run_id).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, tracking.Interrupted])
+def test_a_run_that_is_stopped_is_killed_not_failed(stop: type[BaseException]) -> None:
+    with pytest.raises(stop), tracking.run("stopped") as run_id:
+        raise stop
+    assert tracking.connect().get_run(run_id).info.status == "KILLED"
+
+
+def test_what_fails_later_does_not_change_the_outcome_of_a_finished_run() -> None:
+    with tracking.run("training") as run_id:
+        pass
+    store = tracking.connect()
+    with pytest.raises(RuntimeError), tracking.run("evaluation", run_id=run_id):
+        assert store.get_run(run_id).info.status == "FINISHED"  # also should this process be killed here
+        store.log_metric("accuracy", 0.5)
+        raise RuntimeError
+    run = store.get_run(run_id)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"accuracy": 0.5})
+
+
+def test_an_unfinished_run_that_is_resumed_ends_with_its_work() -> None:
+    with pytest.raises(KeyboardInterrupt), tracking.run("training") as run_id:
+        raise KeyboardInterrupt
+    with tracking.run("training", run_id=run_id, resume=True):
+        assert tracking.connect().get_run(run_id).info.status == "RUNNING"
+    assert tracking.connect().get_run(run_id).info.status == "FINISHED"
+
+
+def test_sigterm_raises_where_the_work_is() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(tracking.Interrupted), tracking.sigterm_interrupts():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_local_store_is_used_when_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

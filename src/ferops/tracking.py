@@ -52,7 +52,9 @@ def _experiment_id(mlflow: Any, name: str) -> str:
 
 
 class Interrupted(BaseException):
-    """The process was asked to end (SIGTERM)."""
+    """The process was asked to end (SIGTERM); `exit_code` is what shells expect of it."""
+
+    exit_code = 128 + signal.SIGTERM
 
 
 @contextmanager
@@ -121,7 +123,7 @@ def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM raise `Interrupted` in the main thread, so that what is open is closed in order."""
 
     def interrupt(number: int, frame: object) -> None:
-        raise Interrupted
+        raise Interrupted("stopped by SIGTERM; the same command goes on from where it was")
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
