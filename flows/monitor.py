@@ -16,12 +16,14 @@ from ferops.monitoring.verdict import Verdict
 
 @task(retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)
 def judge() -> Verdict:
-    """Compare the champion's recent predictions with its reference."""
+    """Compare the recent predictions of the model that is served with its reference."""
     from ferops.monitoring.monitor import monitor
     from ferops.settings import Environment
 
     environment = Environment()
-    return monitor(environment.log_dir, environment.registry_dir, environment.monitoring_dir)
+    return monitor(
+        environment.log_dir, environment.registry_dir, environment.release_dir, environment.monitoring_dir
+    )
 
 
 @task(retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE)

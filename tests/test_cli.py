@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from ferops.cli import app
+from tiny_release import write_tiny_release
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,3 +85,11 @@ def test_status_before_anything_ran(tmp_path: Path) -> None:
     done = ferops("status", cwd=tmp_path)
     assert done.returncode == 0
     assert "none yet" in done.stdout
+    assert "served       nothing" in done.stdout
+
+
+def test_status_of_a_clone_with_a_release_says_that_it_is_served(tmp_path: Path) -> None:
+    release = write_tiny_release(tmp_path / "release")
+    done = ferops("status", cwd=tmp_path)
+    assert f"served       {release.label}, the release" in done.stdout
+    assert "bentoml serve" in done.stdout

@@ -183,25 +183,49 @@ def promote() -> None:
     typer.echo(promotion.sentence())
 
 
+@app.command(epilog="Example: FEROPS_PARAMS=params.yaml ferops release && git add release")
+def release() -> None:
+    """Put the candidate that the gate passed into release/, for git: served while there is no champion."""
+    _quiet_tensorflow()
+    from ferops.promotion.build_release import Outcomes, build_release
+    from ferops.settings import Environment
+
+    environment = Environment()
+    outcomes = Outcomes(
+        trained=MODEL,
+        package=PACKAGES / MODEL.name,
+        evaluation=EVALUATIONS / MODEL.name,
+        gate=REPORTS / "gate.json",
+        curves=REPORTS / "learning_curves.csv",
+        params=environment.params,
+    )
+    released = build_release(outcomes, environment.release_dir)
+    size = sum(file.stat().st_size for file in released.path.iterdir()) / 1e6
+    typer.echo(f"{released.path}: {released.label}, {size:.2f} MB; read its README.md, then commit it")
+
+
 @app.command(epilog="Example: ferops monitor || echo 'drift, or too few predictions'")
 def monitor() -> None:
-    """Compare logged predictions with the champion's reference. Exit: 0 healthy, 3 drift, 4 too few."""
+    """Compare logged predictions with the served model's reference. Exit: 0 healthy, 3 drift, 4 too few."""
     from ferops.monitoring.monitor import monitor as run_monitor
     from ferops.settings import Environment
 
     environment = Environment()
-    verdict = run_monitor(environment.log_dir, environment.registry_dir, environment.monitoring_dir)
+    verdict = run_monitor(
+        environment.log_dir, environment.registry_dir, environment.release_dir, environment.monitoring_dir
+    )
     typer.echo(verdict.sentence())
     raise typer.Exit(verdict.exit_code)
 
 
 @app.command(epilog="Example: ferops status")
 def status() -> None:
-    """Say what the champion is, what the gate said last, and where the pages are."""
+    """Say what the champion is, what is served, what the gate said last, and where the pages are."""
     from ferops.settings import Environment
     from ferops.status import describe
 
-    for line in describe(REPORTS, Environment().registry_dir):
+    environment = Environment()
+    for line in describe(REPORTS, environment.registry_dir, environment.release_dir):
         typer.echo(line)
 
 

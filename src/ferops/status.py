@@ -1,25 +1,35 @@
-"""What stands where: the champion, the gate's last word, the pages to look at, and what to do next."""
+"""What stands where: the champion, what is served, the gate's last word, the pages, and what to do next."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from ferops import files
 from ferops.promotion.champion import load_champion
+from ferops.promotion.release import load_release
 
 
-def describe(reports: Path, registry: Path) -> Iterator[str]:
+def describe(reports: Path, registry: Path, release: Path) -> Iterator[str]:
     """Lines for a person who just ran the pipeline.
 
     Args:
         reports: folder of the stages' reports.
         registry: folder of the champion pointer.
+        release: folder of the release.
     """
-    champion = load_champion(registry)
+    champion, released = load_champion(registry), load_release(release)
     if champion is None:
         yield "champion     none yet"
     else:
         faces = ", trained on synthetic faces" if champion.synthetic else ""
         yield f"champion     {champion.candidate} version {champion.version} ({champion.bento_tag}{faces})"
+    if champion is not None:
+        yield f"served       {champion.label}, the champion"
+        if released is not None and champion.synthetic:
+            yield f"             {released.label} knows real faces: FEROPS_PACKAGE={release} bentoml serve"
+    elif released is not None:
+        yield f"served       {released.label}, the release ({release}), until a champion is promoted"
+    else:
+        yield "served       nothing: there is neither a champion nor a release"
     gate = reports / "gate.json"
     if gate.exists():
         yield f"gate         {files.read_json(gate)['reason']}"
@@ -31,6 +41,8 @@ def describe(reports: Path, registry: Path) -> Iterator[str]:
             yield f"{name:<12} {path}"
     if champion is None:
         yield "next         dvc repro; if that refused every candidate, the gate page says why and what to do"
+        if released is not None:
+            yield "             bentoml serve              the release on http://127.0.0.1:3000"
         return
     yield "next         . .venv/bin/activate       once in each new shell"
     yield "             bentoml serve              the champion on http://127.0.0.1:3000"

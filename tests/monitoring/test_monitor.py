@@ -7,10 +7,11 @@ import pytest
 
 from ferops import tracking
 from ferops.emotions import EMOTIONS
-from ferops.monitoring.monitor import monitor
+from ferops.monitoring.monitor import judge, monitor
 from ferops.monitoring.window import NoReferenceError
 from ferops.promotion.champion import NoChampionError
 from tiny_log import CHAMPION, answers
+from tiny_release import write_tiny_release
 
 
 def test_healthy_predictions_give_a_quiet_verdict(workplace):
@@ -167,7 +168,24 @@ def test_a_package_without_reference_is_refused_with_what_to_do(workplace):
 
 def test_without_a_champion_there_is_nothing_to_judge(workplace):
     with pytest.raises(NoChampionError, match="no champion yet"):
-        monitor(workplace.log, workplace.folder / "registry", workplace.monitoring)
+        folder = workplace.folder
+        monitor(workplace.log, folder / "registry", folder / "release", workplace.monitoring)
+
+
+def test_without_a_champion_the_release_is_judged(workplace):
+    release = write_tiny_release(workplace.folder / "release")
+    answers(700, seed=0).drop(columns="id").to_parquet(release.path / "reference.parquet", index=False)
+    workplace.predict(answers(300, seed=16), version=release.label)
+    verdict = judge(
+        workplace.log, release, release.folder(), workplace.monitoring, workplace.now, track=False
+    )
+    assert (verdict.verdict, verdict.window.rows) == ("healthy", 300)
+    assert (verdict.champion, verdict.window.model_version) == ("fer-classifier", release.label)
+    assert not verdict.synthetic
+    today = monitor(
+        workplace.log, workplace.folder / "registry", release.path, workplace.monitoring, track=False
+    )
+    assert today.window.model_version == release.label
 
 
 def test_every_emotion_is_in_the_label_shares(workplace):

@@ -21,6 +21,7 @@ from ferops.serving.prediction_log import read_feedback, read_predictions
 from ferops.serving.trial import TrialError, running_service, serve_on_trial
 from serving_client import Server, encoded, png
 from tiny_package import write_tiny_package
+from tiny_release import write_tiny_release
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +42,7 @@ def test_health_metrics_and_card_are_there(server):
     assert "ferops_unlogged_records" in server.http.get("/metrics").text
     card = server.http.get("/model").json()
     assert card["model_version"] == f"package-{files.sha256(server.package)[:8]}"
+    assert card["source"] == "package"
     assert card["synthetic"] is True
 
 
@@ -147,6 +149,28 @@ def test_without_a_champion_the_start_fails_with_one_sentence(checkout):
     assert len(said.splitlines()) == 1
 
 
+def test_the_release_is_served_from_a_fresh_clone_and_from_a_bento_built_there(checkout, tmp_path):
+    release = write_tiny_release(checkout / "release")
+    environment = {"BENTOML_HOME": str(checkout / "bentoml"), "FEROPS_LOG_DIR": str(tmp_path / "log")}
+    with running_service(checkout, environment, target=".") as url:
+        server = Server(url, tmp_path / "log", release.path)
+        from_root = server.predict(png()).json()["predictions"][0]
+        model = server.http.get("/model").json()
+    assert (from_root["model_version"], from_root["synthetic"]) == (release.label, False)
+    assert (model["model_version"], model["source"]) == (release.label, "release")
+    log = (checkout / "serve.log").read_text()
+    assert log.count(f"serving {release.label}: the released model") == 1
+
+    built = bento(checkout, "build", "--output", "tag")
+    assert built.returncode == 0, built.stderr
+    shutil.rmtree(release.path)
+    tag = built.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
+    with running_service(tmp_path, environment, target=tag) as url:
+        from_bento = Server(url, tmp_path / "log", release.path).predict(png()).json()["predictions"][0]
+    assert from_bento["probabilities"] == from_root["probabilities"]
+    assert from_bento["model_version"] == release.label
+
+
 def promoted(checkout):
     """A champion in the store and its pointer, without the registry's other half."""
     package = write_tiny_package(checkout / "package")
@@ -177,6 +201,7 @@ def test_a_champion_that_the_store_lost_fails_the_start_with_one_sentence(checko
 
 def test_the_champion_is_served_from_the_root_and_from_a_built_bento(checkout, tmp_path):
     package = promoted(checkout)
+    write_tiny_release(checkout / "release")  # which a champion displaces
     label = Champion.load(checkout / "registry").label
     environment = {"BENTOML_HOME": str(checkout / "bentoml"), "FEROPS_LOG_DIR": str(tmp_path / "log")}
     with running_service(checkout, environment, target=".") as url:

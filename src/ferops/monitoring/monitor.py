@@ -1,6 +1,6 @@
 """Judge the champion's recent predictions against its reference, and report.
 
->>> verdict = monitor(Path("predictions"), champion, Path("monitoring"))  # doctest: +SKIP
+>>> verdict = judge(Path("predictions"), champion, package, Path("monitoring"))  # doctest: +SKIP
 >>> raise SystemExit(verdict.exit_code)  # doctest: +SKIP
 """
 
@@ -19,6 +19,7 @@ from ferops.monitoring.quality import measure, with_feedback
 from ferops.monitoring.verdict import Outcome, Quality, Verdict, WindowSummary
 from ferops.monitoring.window import Window, current_window, drawn, read_reference
 from ferops.promotion.champion import Champion
+from ferops.promotion.release import Release, served_model
 from ferops.serving.prediction_log import timestamp
 
 POLICY_FILE = "policy.yaml"
@@ -26,20 +27,22 @@ REPORTS_FOLDER = "reports"
 STAMP = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
 
 
-def monitor(log_dir: Path, registry: Path, monitoring_dir: Path, track: bool = True) -> Verdict:
-    """Judge the model that the champion pointer names, with its package from BentoML's store; see `judge`.
+def monitor(
+    log_dir: Path, registry: Path, release: Path, monitoring_dir: Path, track: bool = True
+) -> Verdict:
+    """Judge the model that is served: the champion, with its package from BentoML's store, else the release.
 
     Raises:
-        NoChampionError: if nothing was promoted yet.
+        NoChampionError: if nothing was promoted yet and there is no release.
         PolicyError, NoReferenceError: as `judge`.
     """
-    champion = Champion.load(registry)
-    return judge(log_dir, champion, champion.folder(), monitoring_dir, track=track)
+    served = served_model(registry, release)
+    return judge(log_dir, served, served.folder(), monitoring_dir, track=track)
 
 
 def judge(
     log_dir: Path,
-    champion: Champion,
+    champion: Champion | Release,
     package: Path,
     monitoring_dir: Path,
     now: datetime | None = None,
@@ -49,7 +52,7 @@ def judge(
 
     Args:
         log_dir: the prediction log, with predictions and feedback.
-        champion: the model whose predictions count; those of others are ignored and counted.
+        champion: the model that is served, whose predictions count; those of others are ignored and counted.
         package: its package, with `reference.parquet`.
         monitoring_dir: holds `policy.yaml`; the report goes to `reports/` in it.
         now: end of the window, aware; the present when none.

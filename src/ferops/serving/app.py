@@ -39,16 +39,18 @@ class Serving:
         predictor: answers.
         limits: of uploads.
         threads: requests that decode and classify at one time; more wait.
+        source: `champion`, `release` or `package`.
     """
 
     predictor: Predictor
     limits: Environment
     threads: CapacityLimiter
+    source: str
 
 
-def start(app: Starlette, predictor: Predictor, limits: Environment) -> None:
-    """Make the app ready to answer."""
-    app.state.serving = Serving(predictor, limits, CapacityLimiter(max(2, os.cpu_count() or 1)))
+def start(app: Starlette, predictor: Predictor, limits: Environment, source: str = "package") -> None:
+    """Make the app ready to answer; `source` says what kind of model it is."""
+    app.state.serving = Serving(predictor, limits, CapacityLimiter(max(2, os.cpu_count() or 1)), source)
 
 
 async def predict(request: Request) -> Response:
@@ -67,6 +69,7 @@ async def model(request: Request) -> Response:
     return JSONResponse(
         {
             "model_version": predictor.version,
+            "source": request.app.state.serving.source,
             "synthetic": card.synthetic,
             "runtime": predictor.classifier.runtime,
             "card": asdict(card),

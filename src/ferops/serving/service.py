@@ -1,9 +1,11 @@
 """The Bento: `bentoml serve` answers with the champion, `bentoml build` takes it along.
 
-The champion is fixed when a server starts: promote, then restart (or roll out) to serve the new one.
+Until something is promoted, the release answers: the trained model that lies in the repository.
+What is served is fixed when a server starts: promote, then restart (or roll out) to serve the new champion.
 `FEROPS_PACKAGE=<folder>` serves a package folder that is no champion; the gate's trial does this.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from bentoml.models import BentoModel
 from ferops import files
 from ferops.models.onnx import BrokenPackageError, OnnxClassifier
 from ferops.promotion.champion import Champion, NoChampionError
+from ferops.promotion.release import load_release, served_model
 from ferops.serving.app import app, start
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
@@ -24,18 +27,31 @@ class Source:
     """The model to serve.
 
     Attributes:
-        version: as answers and log name it; `package-<8 digits>` for one that is no champion.
-        bento_tag: none for a package folder.
+        kind: `champion`, `release` or `package`.
+        version: as answers and log name it, such as `v3-<8 digits>`, `release-<8 digits>` or
+            `package-<8 digits>`.
+        bento_tag: of a champion; a release and a package are folders.
         classifier: loaded, and checked against its recorded answers, which also warms it up.
     """
 
+    kind: str
     version: str
     bento_tag: str | None
     classifier: OnnxClassifier
 
+    def sentence(self) -> str:
+        """For the log of a server that starts."""
+        faces = ", trained on synthetic faces" if self.classifier.card.synthetic else ""
+        why = {
+            "champion": "the champion",
+            "release": "the released model; a champion takes its place once one is promoted",
+            "package": "a package folder, as FEROPS_PACKAGE asks",
+        }
+        return f"serving {self.version}: {why[self.kind]}{faces}"
+
 
 def find_source(environment: Environment) -> Source:
-    """What to serve: a package folder when one is given, else the champion.
+    """What to serve: a package folder when one is given, else the champion, else the release.
 
     Raises:
         bentoml.exceptions.BentoMLException: if there is none, or it is broken. BentoML's command line shows
@@ -43,13 +59,20 @@ def find_source(environment: Environment) -> Source:
     """
     try:
         if environment.package is not None:
-            return Source(
-                f"package-{files.sha256(environment.package)[:8]}", None, _checked(environment.package)
-            )
-        champion = Champion.load(environment.registry_dir)
-        return Source(champion.label, champion.bento_tag, _checked(champion.folder()))
+            return _folder(environment.package)
+        model = served_model(environment.registry_dir, environment.release_dir)
+        if not isinstance(model, Champion):
+            return _folder(model.path)
+        return Source("champion", model.label, model.bento_tag, _checked(model.folder()))
     except (NoChampionError, BrokenPackageError, OSError, ValueError) as error:
         raise bentoml.exceptions.BentoMLException(str(error)) from None
+
+
+def _folder(folder: Path) -> Source:
+    released = load_release(folder)
+    if released is not None:
+        return Source("release", released.label, None, _checked(folder))
+    return Source("package", f"package-{files.sha256(folder)[:8]}", None, _checked(folder))
 
 
 def _checked(folder: Path) -> OnnxClassifier:
@@ -77,4 +100,7 @@ class FerClassifier:
             "ferops_unlogged_records", "Predictions and feedback that could not be logged"
         )
         log = PredictionLog(environment.log_dir, on_failure=lost.inc)
-        start(app, Predictor(source.classifier, source.version, log, environment.max_pixels), environment)
+        predictor = Predictor(source.classifier, source.version, log, environment.max_pixels)
+        start(app, predictor, environment, source.kind)
+        if bentoml.server_context.worker_index in (None, 1):  # once, not by each worker
+            logging.getLogger("bentoml.ferops").info(source.sentence())
