@@ -6,7 +6,7 @@ Only `typer` is imported here; each command imports its room when it runs, so th
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Bring your own dataset.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+explain_app = typer.Typer(help="Show why a published figure is what it is.", no_args_is_help=True)
+app.add_typer(explain_app, name="explain")
 
 
 @data_app.command("add", epilog="Example: ferops data add fer2013_images ~/Downloads/archive.zip")
@@ -216,6 +218,60 @@ def monitor() -> None:
     )
     typer.echo(verdict.sentence())
     raise typer.Exit(verdict.exit_code)
+
+
+@explain_app.command("batch-leak", epilog="Example: ferops explain batch-leak --model theirs.keras")
+def explain_batch_leak(
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="a Keras classifier: a .keras file, or a folder such as models/patt_lite; "
+            "none: PAtt-Lite in the published wiring, its head trained now"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="without --model: the backbone's weights, instead of the recipe's")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="the model's outputs in their order; default: angry,disgust,fear,happy,sad,surprise,neutral"
+        ),
+    ] = None,
+    pixels: Annotated[
+        Literal["0..255", "0..1", "-1..1"], typer.Option(help="what a model with float input takes")
+    ] = "0..255",
+    images: Annotated[
+        int | None,
+        typer.Option(min=2, help="test images; default: evaluation.invariance_images, as the gate"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="default: evaluation.batch_size, as the gate")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for page, plots and numbers")] = REPORTS / "batch_leak",
+) -> None:
+    """Same weights, same images, different neighbours: does a model's accuracy depend on the batch?"""
+    _quiet_tensorflow()
+    from ferops.data.store import Dataset
+    from ferops.evaluation.batch_leak import explain_file, explain_trained
+    from ferops.settings import load_settings
+
+    if model is None and (labels or pixels != "0..255"):
+        raise typer.BadParameter("--labels and --pixels say how a file is read: give --model")
+    if model is not None and weights:
+        raise typer.BadParameter("--weights is for the model that is trained here: leave out --model")
+    settings, dataset = load_settings(), Dataset.open(DATASET)
+    if model is None:
+        explanation = explain_trained(
+            dataset, settings, weights, out=out, images=images, batch_size=batch_size
+        )
+    else:
+        named = labels.split(",") if labels else None
+        explanation = explain_file(
+            model, dataset, settings, named, pixels, out=out, images=images, batch_size=batch_size
+        )
+    typer.echo(explanation.sentence())
+    typer.echo(f"page: {out / 'batch_leak.html'}")
 
 
 @app.command(epilog="Example: ferops status")

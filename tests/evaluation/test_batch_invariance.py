@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fake_classifiers import FakeClassifier, planted_face
-from ferops.evaluation.batch_invariance import check, stratified
+from ferops.evaluation.batch_invariance import affordable, arrangements, check, stratified
 from ferops.models.classifier import Predictions
 
 
@@ -54,6 +54,41 @@ def test_nan_counts_as_the_largest_difference() -> None:
             return Predictions(np.full((len(images), 7), np.nan if batch_size == 1 else 1 / 7, np.float32))
 
     assert check(Broken(), *faces(14), batch_size=4, seed=0).max_difference == 1
+
+
+def test_progress_cuts_no_batch_short() -> None:
+    class Counting(FakeClassifier):
+        def predict(self, images: NDArray[np.uint8], batch_size: int = 32) -> Predictions:
+            self.sizes.setdefault(batch_size, []).extend(
+                len(images[start : start + batch_size]) for start in range(0, len(images), batch_size)
+            )
+            return super().predict(images, batch_size)
+
+        sizes: dict[int, list[int]]
+
+    model = Counting()
+    model.sizes = {}
+    check(model, *faces(150), batch_size=32, seed=0)
+    assert model.sizes == {1: [1] * 150, 32: 2 * [32, 32, 32, 32, 22], 15: [15] * 10}
+
+
+def test_a_long_check_says_how_far_it_is(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ferops.data.progress.SECONDS_BETWEEN_LINES", 0.0)
+    images, labels = faces(150)
+    arrangements(FakeClassifier("slow"), images, labels, batch_size=32, seed=0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("slow, the same 150 images in different company")
+    assert "12 of 12, 0 s left" in lines[-1]
+
+
+def test_a_large_model_is_checked_on_fewer_images() -> None:
+    assert (affordable(512, 1_102_664), affordable(512, 85_804_039), affordable(64, 85_804_039)) == (
+        512,
+        128,
+        64,
+    )
 
 
 def test_one_image_cannot_be_checked() -> None:

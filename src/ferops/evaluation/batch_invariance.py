@@ -3,7 +3,8 @@
 The published PAtt-Lite lets the images of a batch attend to each other, and was evaluated class by class:
 a batch held one class, and the neighbours gave the answer away. This check shows such a leak in any
 `Classifier`, whatever its framework: the same images are predicted alone, in shuffled batches, in
-class-sorted batches (the published evaluation's order) and in batches of another size.
+class-sorted batches (the published evaluation's order) and in batches of another size. The gate's rule and
+`ferops explain batch-leak` both come here.
 
     >>> check(classifier, images, labels, batch_size=32, seed=0).max_difference  # doctest: +SKIP
     2.4e-07
@@ -16,10 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from ferops.data.progress import track
 from ferops.models.classifier import Classifier, Images
 
 Arrangement = Literal["single", "shuffled", "class_sorted", "other_size"]
 ARRANGEMENTS: tuple[Arrangement, ...] = ("single", "shuffled", "class_sorted", "other_size")
+
+#: Above this many parameters a CPU predicts only some images a second, and this check, which predicts each
+#: image four times, takes fewer of them. By size and not by the clock, so that the result does not depend on
+#: the machine.
+LARGE_MODEL = 20_000_000
+LARGE_MODEL_IMAGES = 128
+
+#: Images between two signs of progress, rounded to whole batches.
+BLOCK = 64
 
 
 class BatchInvariance(BaseModel):
@@ -73,21 +84,32 @@ def arrangements(
     classifier: Classifier, images: Images, labels: NDArray[np.int64], *, batch_size: int, seed: int
 ) -> dict[Arrangement, NDArray[np.float32]]:
     """Probabilities float32 `[N, 7]` of each arrangement, all in the order of `images`."""
+    blocks = [
+        (name, order[start : start + whole], size)
+        for name, (order, size) in plan(labels, batch_size=batch_size, seed=seed).items()
+        for whole in [max(BLOCK // size, 1) * size]
+        for start in range(0, len(order), whole)
+    ]
+    answers = {name: np.empty((len(images), 7), np.float32) for name in ARRANGEMENTS}
+    what = f"{classifier.card.name}, the same {len(images)} images in different company, blocks"
+    for name, rows, size in track(blocks, len(blocks), what):
+        answers[name][rows] = classifier.predict(images[rows], batch_size=size).probabilities
+    return answers
+
+
+def plan(
+    labels: NDArray[np.int64], *, batch_size: int, seed: int
+) -> dict[Arrangement, tuple[NDArray[np.int64], int]]:
+    """For each arrangement the order int64 `[N]` in which images are read, and the batch size."""
     generator = np.random.default_rng(seed)
-    shuffled, again = generator.permutation(len(images)), generator.permutation(len(images))
-    plan: dict[Arrangement, tuple[NDArray[np.int64], int]] = {
-        "single": (np.arange(len(images)), 1),
+    shuffled, again = generator.permutation(len(labels)), generator.permutation(len(labels))
+    return {
+        "single": (np.arange(len(labels)), 1),
         "shuffled": (shuffled, batch_size),
         # Shuffled first, so that only the class brings images together, not where they lay.
         "class_sorted": (shuffled[np.argsort(labels[shuffled], kind="stable")], batch_size),
         "other_size": (again, other_size(batch_size)),
     }
-    answers: dict[Arrangement, NDArray[np.float32]] = {}
-    for name, (order, size) in plan.items():
-        answer = np.empty((len(images), 7), np.float32)
-        answer[order] = classifier.predict(images[order], batch_size=size).probabilities
-        answers[name] = answer
-    return answers
 
 
 def summarise(
@@ -113,6 +135,11 @@ def summarise(
 def other_size(batch_size: int) -> int:
     """A smaller batch that does not divide the first, so that its batches differ in more than order."""
     return max(2, batch_size // 2 - 1)
+
+
+def affordable(images: int, parameters: int) -> int:
+    """How many of `images` to check on: fewer for a large model, see `LARGE_MODEL`."""
+    return min(images, LARGE_MODEL_IMAGES) if parameters > LARGE_MODEL else images
 
 
 def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

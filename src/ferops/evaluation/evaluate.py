@@ -32,12 +32,6 @@ RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.parquet"
 FIGURES = ("confusion_matrix.png", "reliability.png", "batch_invariance.png")
 
-#: Above this many parameters a CPU predicts only some images a second, and the batch-invariance check,
-#: which predicts each image four times, takes fewer of them. By size and not by the clock, so that the
-#: result does not depend on the machine.
-LARGE_MODEL = 20_000_000
-LARGE_MODEL_IMAGES = 128
-
 
 class EvaluationError(RuntimeError):
     """An evaluation cannot be made or read; the message says what to do."""
@@ -147,9 +141,8 @@ def evaluate(
     without_copies = measure(labels[fresh], probabilities[fresh], **options)
 
     notes = list(_notes(card.synthetic, dataset))
-    count = settings.invariance_images
-    if card.parameters > LARGE_MODEL and count > LARGE_MODEL_IMAGES:
-        count = LARGE_MODEL_IMAGES
+    count = batch_invariance.affordable(settings.invariance_images, card.parameters)
+    if count < settings.invariance_images:
         notes.append(
             f"Batch invariance was measured on {count} instead of {settings.invariance_images} images: "
             f"the model has {card.parameters:,} parameters."

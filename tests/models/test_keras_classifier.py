@@ -1,0 +1,138 @@
+"""A Keras file that somebody else trained is read as it is meant, or refused in words."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from fake_classifiers import planted_face
+from ferops.emotions import EMOTIONS
+from ferops.models.classifier import Card, TrainingData
+from ferops.models.keras_classifier import UnusableModelError, load, refuse_misreading
+from keras_readers import reader
+
+ALPHABETICAL = tuple(sorted(EMOTIONS))
+
+
+def faces(count: int = 70) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % 7
+    grey = [planted_face(int(label), int(generator.integers(100)), generator) for label in labels]
+    return np.repeat(np.stack(grey)[..., None], 3, axis=3), labels
+
+
+def saved(model: keras.Model, folder: Path, name: str = "theirs.keras") -> Path:
+    model.save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ({}, {}),
+        ({"logits": True}, {}),
+        ({"dtype": "float32"}, {}),
+        ({"dtype": "float32", "channels": 1, "logits": True}, {}),
+        ({"dtype": "float32", "white": 1.0}, {"pixels": "0..1"}),
+        ({"dtype": "float32", "white": 1.0, "black": -1.0}, {"pixels": "-1..1"}),
+        ({"labels": ALPHABETICAL}, {"labels": ALPHABETICAL}),
+        ({"side": None}, {}),
+    ],
+)
+def test_whatever_its_input_and_output_its_answers_are_probabilities_of_the_seven_emotions(
+    model: dict, options: dict, tmp_path: Path
+) -> None:
+    images, labels = faces()
+    classifier = load(saved(reader(**model), tmp_path), **options)
+    answer = classifier.predict(images, batch_size=32).probabilities
+    assert answer.dtype == np.float32
+    assert np.allclose(answer.sum(axis=1), 1, atol=1e-5)
+    assert (answer.argmax(axis=1) == labels).all()
+    assert answer.max() == pytest.approx(0.5 + 0.5 / 7, abs=1e-5)
+
+
+def test_images_of_the_side_that_the_model_takes(tmp_path: Path) -> None:
+    classifier = load(saved(reader(side=64), tmp_path))
+    assert classifier.card.input_side == 64
+    assert classifier.predict(np.zeros((0, 64, 64, 3), np.uint8)).probabilities.shape == (0, 7)
+
+
+def test_a_folder_with_its_card_says_who_the_model_is(tmp_path: Path) -> None:
+    saved(reader(labels=ALPHABETICAL), tmp_path, "model.keras")
+    card = Card("ours", "patt_lite", 48, 5, TrainingData(known=True), own_labels=ALPHABETICAL)
+    card.save(tmp_path / "card.json")
+    images, labels = faces()
+    classifier = load(tmp_path)
+    assert classifier.card == card
+    assert (classifier.predict(images).probabilities.argmax(axis=1) == labels).all()
+
+
+def image_to(
+    outputs: int, shape: tuple[int | None, ...] = (48, 48, 3), batch: int | None = None
+) -> keras.Model:
+    images = keras.Input(shape, batch_size=batch)
+    flat = keras.layers.GlobalAveragePooling2D()(images) if len(shape) == 3 else images
+    return keras.Model(images, keras.layers.Dense(outputs)(flat))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (image_to(8), r"gives \[N, 8\]: expected \[N, 7\]"),
+        (image_to(7, (48, 48, 4)), r"takes \[N, 48, 48, 4\]"),
+        (image_to(7, (48, 64, 3)), r"takes \[N, 48, 64, 3\]"),
+        (image_to(7, (2304,)), r"takes \[N, 2304\]"),
+        (image_to(7, batch=32), "batches of exactly 32"),
+    ],
+)
+def test_what_is_no_classifier_of_the_seven_emotions_is_refused(
+    model: keras.Model, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnusableModelError, match=said) as refusal:
+        load(saved(model, tmp_path))
+    assert "theirs.keras" in str(refusal.value)
+
+
+def test_what_keras_cannot_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.keras").write_bytes(b"no archive")
+    with pytest.raises(UnusableModelError, match=r"cannot load .*broken\.keras"):
+        load(tmp_path / "broken.keras")
+    with pytest.raises(FileNotFoundError, match="no model at"):
+        load(tmp_path / "absent")
+
+
+def test_labels_must_name_each_emotion_once(tmp_path: Path) -> None:
+    path = saved(reader(), tmp_path)
+    with pytest.raises(UnusableModelError, match="exactly once"):
+        load(path, labels=["happy"] * 7)
+    with pytest.raises(UnusableModelError, match="unknown emotion 'bored'"):
+        load(path, labels=["bored", *EMOTIONS[1:]])
+
+
+def test_uint8_pixels_have_one_range(tmp_path: Path) -> None:
+    with pytest.raises(UnusableModelError, match=r"0\.\.255"):
+        load(saved(reader(), tmp_path), pixels="0..1")
+
+
+@pytest.mark.parametrize(
+    ("model", "advice"),
+    [
+        ({"labels": ALPHABETICAL}, "--labels angry,disgust,fear,happy,neutral,sad,surprise"),
+        ({"dtype": "float32", "white": 1.0}, r"--pixels 0\.\.1"),
+        ({"dtype": "float32", "white": 1.0, "labels": ALPHABETICAL}, r"--labels .* --pixels 0\.\.1"),
+    ],
+)
+def test_a_model_that_is_read_the_wrong_way_says_how_to_read_it(
+    model: dict, advice: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnusableModelError, match=advice):
+        refuse_misreading(load(saved(reader(**model), tmp_path)), *faces())
+
+
+def test_a_model_that_is_read_right_or_is_bad_however_it_is_read_passes(tmp_path: Path) -> None:
+    refuse_misreading(load(saved(reader(dtype="float32"), tmp_path)), *faces())
+    refuse_misreading(load(saved(reader(labels=ALPHABETICAL), tmp_path), labels=ALPHABETICAL), *faces())
+    blind = image_to(7)
+    blind.set_weights([np.zeros_like(weight) for weight in blind.get_weights()])
+    refuse_misreading(load(saved(blind, tmp_path)), *faces())
