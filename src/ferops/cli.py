@@ -293,12 +293,12 @@ def main() -> None:
     """Entry point: an expected error is one sentence on stderr; FEROPS_DEBUG=1 shows its traceback."""
     try:
         app()
-    except Exception as error:
+    except BaseException as error:  # SIGTERM is no Exception
         ours = type(error).__module__.startswith("ferops") or isinstance(error, FileNotFoundError)
         if not ours or os.environ.get("FEROPS_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Kind = TypeVar("Kind", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Attention = Literal["feature", "patch", "batch"]
+#: Views of an image over which answers can be averaged; see `ferops.evaluation.views`.
+Views = Literal["flipped", "ten_crop"]
 #: What validation looks at; `validation.blocking` picks from it.
 Finding = Literal[
     "schema",
@@ -138,7 +140,10 @@ class Recipe(Section):
         224, ge=80, le=512, description="side the model resizes to inside, pixels; below 80 no patch is left"
     )
     backbone: str = Field("imagenet", description="imagenet, none, or the path of a weights file")
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1, description="images of one update of the weights")
+    accumulation_steps: int = Field(
+        1, ge=1, description="parts in which a batch is computed, where it does not fit the device's memory"
+    )
     clip_norm: float | None = Field(3.0, gt=0, description="global gradient norm")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     start_image_size: int | None = Field(
@@ -166,6 +171,11 @@ class Recipe(Section):
             raise ValueError("the frozen stage trains no backbone layer: unfreeze in fine_tune")
         if self.start_image_size is not None and self.start_image_size > self.image_size:
             raise ValueError("start_image_size is larger than image_size")
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into {self.accumulation_steps} equal parts "
+                "(accumulation_steps)"
+            )
         if self.frozen.epochs + self.fine_tune.epochs == 0:
             raise ValueError("both stages have 0 epochs: nothing would be trained")
         return self
@@ -203,6 +213,10 @@ class EvaluationSettings(Section):
     calibration_bins: int = Field(15, ge=2, description="equal-width bins, Guo et al. 2017")
     invariance_images: int = Field(
         512, ge=8, description="test rows drawn for the batch-invariance rule, stratified by class"
+    )
+    views: tuple[Views, ...] = Field(
+        ("flipped", "ten_crop"),
+        description="averages over views to report beside the single prediction; the gate never reads them",
     )
 
 

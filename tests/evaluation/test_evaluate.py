@@ -56,6 +56,14 @@ def test_results_are_given_with_and_without_copies_and_say_that_faces_are_synthe
     assert any("synthetic faces" in note for note in result.notes)
 
 
+def test_averages_over_views_stand_beside_the_single_prediction(result: Result) -> None:
+    assert set(result.views) == {"flipped", "ten_crop"}
+    # The planted faces carry their answer in one corner, which a mirror moves: only the single view reads it.
+    assert result.official is not None
+    assert result.views["flipped"].official.rows == result.official.rows
+    assert result.views["flipped"].without_copies.accuracy < result.official.accuracy
+
+
 def test_the_metrics_file_holds_the_numbers_for_dvc(result: Result, here: Path) -> None:
     shown = json.loads((here / "metrics.json").read_text())
     assert shown["without_copies"]["macro_f1"] == result.without_copies.macro_f1  # type: ignore[union-attr]

@@ -34,8 +34,8 @@ def save(explanation: Explanation, out: Path) -> None:
     """Write `batch_leak.png` and `batch_leak.svg`: both plots side by side on white."""
     figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
-    companies(left, explanation.model)
-    shares(right, explanation.model, explanation.twin)
+    companies(left, explanation)
+    shares(right, explanation)
     said = "synthetic faces, " if explanation.synthetic else ""
     images = f"{explanation.model.invariance.images} of {explanation.rows} test images"
     figure.suptitle(
@@ -58,9 +58,9 @@ def inline(explanation: Explanation) -> tuple[str, str]:
         axes = figure.subplots()
         axes.patch.set_visible(False)
         if number == 0:
-            companies(axes, explanation.model)
+            companies(axes, explanation)
         else:
-            shares(axes, explanation.model, explanation.twin)
+            shares(axes, explanation)
         text = _svg(figure)
         for colour, variable in PAGE_COLOURS.items():
             text = text.replace(colour.lower(), variable)
@@ -68,9 +68,9 @@ def inline(explanation: Explanation) -> tuple[str, str]:
     return drawn[0], drawn[1]
 
 
-def companies(axes: Axes, model: Measured) -> None:
-    """Accuracy with its interval in each arrangement."""
-    found = model.invariance
+def companies(axes: Axes, explanation: Explanation) -> None:
+    """Accuracy with its interval in each arrangement; of a leaking model class-sorted stands out."""
+    model, found = explanation.model, explanation.model.invariance
     names = {
         "single": "alone",
         "shuffled": f"shuffled,\nby {found.batch_size}",
@@ -83,7 +83,7 @@ def companies(axes: Axes, model: Measured) -> None:
         [names[name] for name in BARS],
         values,
         width=0.62,
-        color=[ORANGE if name == "class_sorted" else BLUE for name in BARS],
+        color=[ORANGE if name == "class_sorted" and explanation.leaks else BLUE for name in BARS],
         yerr=[
             [value - low for value, (low, _) in zip(values, bounds, strict=True)],
             [high - value for value, (_, high) in zip(values, bounds, strict=True)],
@@ -103,12 +103,14 @@ def companies(axes: Axes, model: Measured) -> None:
     _style(axes, f"the same {found.images} images")
 
 
-def shares(axes: Axes, model: Measured, twin: Measured | None) -> None:
+def shares(axes: Axes, explanation: Explanation) -> None:
     """Accuracy by the share of same-class neighbours, with intervals; a sound model's line is flat."""
-    lines = [(model, ORANGE, "-", "o")]
+    model, twin = explanation.model, explanation.twin
+    lines: list[tuple[Measured, str, str]] = [(model, "-", "o")]
     if twin is not None:
-        lines.append((twin, BLUE, "--", "s"))
-    for one, colour, style, marker in lines:
+        lines.append((twin, "--", "s"))
+    for one, style, marker in lines:
+        colour = ORANGE if one.invariance.max_difference > explanation.tolerance else BLUE
         at = [point.share for point in one.shares]
         values = [point.accuracy for point in one.shares]
         axes.fill_between(
@@ -140,7 +142,7 @@ def shares(axes: Axes, model: Measured, twin: Measured | None) -> None:
     axes.set_xlabel("neighbours that show the same emotion", color=INK)
     _style(axes, f"{model.shares[0].images} images, by who is beside them")
     if twin is not None:
-        axes.legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=9)
+        axes.legend(loc="best", frameon=False, labelcolor=INK, fontsize=9)
 
 
 def _style(axes: Axes, title: str) -> None:

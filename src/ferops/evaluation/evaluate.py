@@ -25,6 +25,7 @@ from ferops.evaluation.batch_invariance import BatchInvariance
 from ferops.evaluation.contamination import Contamination
 from ferops.evaluation.metrics import Metrics, confusion_matrix, measure
 from ferops.evaluation.predictions import encoded_images, labels_of, predict_split, probabilities_of
+from ferops.evaluation.views import Averaged
 from ferops.models.classifier import Classifier
 from ferops.settings import EvaluationSettings
 
@@ -37,6 +38,15 @@ class EvaluationError(RuntimeError):
     """An evaluation cannot be made or read; the message says what to do."""
 
 
+class Measured(BaseModel):
+    """The same predictions, on all test rows and without copies of training images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    official: Metrics
+    without_copies: Metrics
+
+
 class Result(BaseModel):
     """`result.json`: what was measured, or why nothing was.
 
@@ -45,6 +55,7 @@ class Result(BaseModel):
         rows: test rows as used.
         official: metrics on the whole test split.
         without_copies: metrics without the rows that have a copy in the source's own training split.
+        views: the same two for averages over several views of each image; what is served predicts once.
         mlflow_run_id: the run that holds these results.
         notes: sentences that belong with the numbers.
     """
@@ -59,6 +70,7 @@ class Result(BaseModel):
     rows: int
     official: Metrics | None = None
     without_copies: Metrics | None = None
+    views: Mapping[str, Measured] = {}
     batch_invariance: BatchInvariance | None = None
     contamination: Contamination
     mlflow_run_id: str | None = None
@@ -123,7 +135,11 @@ def evaluate(
     """
     card = classifier.card
     synthetic = dataset.summary.synthetic or card.synthetic
-    frame = predict_split(classifier, dataset, "test", batch_size=settings.batch_size, seed=seed)
+
+    def predict(one: Classifier) -> pd.DataFrame:
+        return predict_split(one, dataset, "test", batch_size=settings.batch_size, seed=seed)
+
+    frame = predict(classifier)
     fresh = ~frame["copy_in_train"].to_numpy(bool)
     if not fresh.any():
         raise EvaluationError(
@@ -137,10 +153,21 @@ def evaluate(
         "level": settings.confidence_level,
         "seed": seed,
     }
-    official = measure(labels, probabilities, **options)
-    without_copies = measure(labels[fresh], probabilities[fresh], **options)
 
+    def measured(answers: np.ndarray) -> Measured:
+        return Measured(
+            official=measure(labels, answers, **options),
+            without_copies=measure(labels[fresh], answers[fresh], **options),
+        )
+
+    single = measured(probabilities)
     notes = list(_notes(card.synthetic, dataset))
+    views: dict[str, Measured] = {}
+    if card.parameters <= batch_invariance.LARGE_MODEL:
+        for name in settings.views:
+            views[name] = measured(probabilities_of(predict(Averaged(classifier, name))))
+    elif settings.views:
+        notes.append(f"Averages over views were left out: the model has {card.parameters:,} parameters.")
     count = batch_invariance.affordable(settings.invariance_images, card.parameters)
     if count < settings.invariance_images:
         notes.append(
@@ -163,8 +190,9 @@ def evaluate(
             synthetic=synthetic,
             dataset_sha256=dataset.summary.sha256,
             rows=len(frame),
-            official=official,
-            without_copies=without_copies,
+            official=single.official,
+            without_copies=single.without_copies,
+            views=views,
             batch_invariance=batch_invariance.summarise(answers, labels[chosen], settings.batch_size),
             contamination=contamination.measure(card, dataset, model_folder),
             mlflow_run_id=run_id,
@@ -269,6 +297,9 @@ def _log(result: Result, out: Path) -> None:
                 value = getattr(metrics, name)[emotion]
                 if value is not None:
                     logged[f"{rows}/{name}/{emotion}"] = value
+    for name, view in result.views.items():
+        logged[f"test/{name}/accuracy"] = view.official.accuracy
+        logged[f"test_without_copies/{name}/accuracy"] = view.without_copies.accuracy
     if result.batch_invariance is not None:
         logged["test/batch_max_difference"] = result.batch_invariance.max_difference
     if result.contamination.share is not None:

@@ -8,16 +8,13 @@ them.
 """
 
 from dataclasses import replace
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ferops.models.classifier import Card, Classifier, Images, Predictions
-
-Views = Literal["flipped", "ten_crop"]
-VIEWS: tuple[Views, ...] = get_args(Views)
+from ferops.settings import Views
 
 #: Side of a crop, as a share of the image's: 44 of 48 pixels, customary for FER2013.
 CROP = 44 / 48
@@ -65,5 +62,5 @@ def crops(images: Images) -> list[Images]:
 def _resized(images: Images, side: int) -> Images:
     out = np.empty((len(images), side, side, 3), np.uint8)
     for row, image in enumerate(images):
-        out[row] = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+        out[row] = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
     return out
