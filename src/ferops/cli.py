@@ -173,16 +173,39 @@ def gate() -> None:
     typer.echo(decision.sentence())
 
 
-@app.command(epilog="Example: ferops promote")
-def promote() -> None:
+@app.command(epilog="Example: ferops promote --version 3")
+def promote(
+    version: Annotated[
+        int | None,
+        typer.Option(min=1, help="a version of MLflow's registry that passed the gate; none: its winner"),
+    ] = None,
+) -> None:
     """Make the gate's winner champion in MLflow's registry and BentoML's store; safe to repeat."""
     from ferops.promotion.registry import promote as run_promotion
+    from ferops.promotion.registry import promote_version
     from ferops.settings import Environment
 
-    promotion = run_promotion(
-        REPORTS / "gate.json", PACKAGES, Environment().registry_dir, REPORTS / "promotion.json"
-    )
+    registry = Environment().registry_dir
+    if version is None:
+        promotion = run_promotion(REPORTS / "gate.json", PACKAGES, registry, REPORTS / "promotion.json")
+    else:
+        promotion = promote_version(str(version), PACKAGES, registry)
     typer.echo(promotion.sentence())
+
+
+@app.command(epilog="Example: ferops rollback --from 3")
+def rollback(
+    expected: Annotated[
+        int | None,
+        typer.Option("--from", min=1, help="only if this version is champion: repeating it does no harm"),
+    ] = None,
+) -> None:
+    """Make the champion before the present one champion again; running services follow."""
+    from ferops.promotion.registry import rollback as run_rollback
+    from ferops.settings import Environment
+
+    version = None if expected is None else str(expected)
+    typer.echo(run_rollback(PACKAGES, Environment().registry_dir, version).sentence())
 
 
 @app.command(epilog="Example: FEROPS_PARAMS=params.yaml ferops release && git add release")

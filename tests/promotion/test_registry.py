@@ -1,106 +1,18 @@
 import importlib
 import shutil
-import sqlite3
 
 import bentoml
 import mlflow
 import numpy as np
 import pytest
-from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.models import ModelStore
 
 from ferops import files, tracking
 from ferops.models.onnx import BrokenPackageError, OnnxClassifier
 from ferops.promotion import registry
 from ferops.promotion.champion import Champion, NoChampionError, load_champion
-from ferops.promotion.registry import RegistryError, StaleDecisionError, promote
-from tiny_package import tiny_onnx, write_tiny_package
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory):
-    """Making MLflow's tables takes seconds: once is enough."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.set_tracking_uri(f"sqlite:///{path}")
-    mlflow.MlflowClient().search_experiments(max_results=1)
-    return path
-
-
-class Line:
-    """A workspace with one packaged candidate, and what a person does in it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.packages = folder / "packages"
-        self.registry = folder / "registry"
-
-    def train(self, seed):
-        shutil.rmtree(self.packages, ignore_errors=True)
-        return write_tiny_package(self.packages / "patt_lite", seed=seed)
-
-    def decide(self, decision="promote", against="current", **more):
-        champion = load_champion(self.registry)
-        if against == "current":
-            against = champion.version if champion else None
-        files.write_json(
-            self.folder / "gate.json",
-            {
-                "decision": decision,
-                "candidate": "patt_lite",
-                "decided_against_version": against,
-                "reason": "every rule passed" if decision == "promote" else "min_recall failed",
-                **more,
-            },
-        )
-
-    def promote(self):
-        return promote(
-            self.folder / "gate.json", self.packages, self.registry, self.folder / "promotion.json"
-        )
-
-    def train_and_promote(self, seed):
-        self.train(seed)
-        self.decide()
-        return self.promote()
-
-    def champion(self):
-        return Champion.load(self.registry)
-
-
-@pytest.fixture
-def new_database(tmp_path, monkeypatch, empty_database):
-    def make():
-        path = tmp_path / "mlflow.db"
-        path.unlink(missing_ok=True)
-        with sqlite3.connect(empty_database) as source, sqlite3.connect(tmp_path / "next.db") as target:
-            source.backup(target)
-        (tmp_path / "next.db").rename(tmp_path / f"{path.stem}-{make.count}.db")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/{path.stem}-{make.count}.db")
-        make.count += 1
-
-    make.count = 0
-    return make
-
-
-@pytest.fixture
-def line(tmp_path, monkeypatch, new_database):
-    monkeypatch.chdir(tmp_path)
-    new_database()
-    (tmp_path / "bento").mkdir()
-    BentoMLContainer.model_store.set(ModelStore(tmp_path / "bento"))
-    yield Line(tmp_path)
-    BentoMLContainer.model_store.reset()
-
-
-def aliases():
-    tracking.connect()
-    found = mlflow.MlflowClient().get_registered_model(tracking.REGISTERED_MODEL).aliases
-    return {alias: str(version) for alias, version in found.items()}
-
-
-def versions():
-    tracking.connect()
-    return mlflow.MlflowClient().search_model_versions(f"name='{tracking.REGISTERED_MODEL}'")
+from ferops.promotion.registry import RegistryError, StaleDecisionError
+from registry_line import Killed, aliases, killed_after, versions
+from tiny_package import tiny_onnx
 
 
 def test_the_winner_is_found_in_every_registry(line):
@@ -215,24 +127,6 @@ def test_a_package_that_answers_otherwise_is_not_promoted(line):
     with pytest.raises(BrokenPackageError):
         line.promote()
     assert load_champion(line.registry) is None
-
-
-class Killed(BaseException):
-    pass
-
-
-def killed_after(monkeypatch, owner, name, times=1):
-    """The process dies right after the `times`-th call of a step."""
-    step, calls = getattr(owner, name), []
-
-    def dies(*args, **kwargs):
-        result = step(*args, **kwargs)
-        calls.append(name)
-        if len(calls) == times:
-            raise Killed
-        return result
-
-    monkeypatch.setattr(owner, name, dies)
 
 
 STEPS = [

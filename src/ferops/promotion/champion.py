@@ -5,12 +5,15 @@
 ('3', 'fer-classifier:v3-0a1b2c3d')
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ferops import files
 
 POINTER_FILE = "champion.json"
+
+#: Earlier champions that the pointer remembers: how many rollbacks are possible.
+REMEMBERED = 20
 
 
 class NoChampionError(RuntimeError):
@@ -30,6 +33,8 @@ class Champion:
         candidate: name of the candidate that won.
         promoted_at: UTC, ISO 8601.
         synthetic: True when trained on the synthetic faces.
+        earlier: the champions before it, the last one first; a rollback goes back to that one.
+        withdrawn: digests of packages that were rolled back, which the pipeline does not promote again.
     """
 
     model: str
@@ -40,11 +45,30 @@ class Champion:
     candidate: str
     promoted_at: str
     synthetic: bool
+    earlier: tuple["Champion", ...] = ()
+    withdrawn: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """What answers and log call it, `v<version>-<first 8 of sha>`: names one model, whatever registry."""
         return self.bento_tag.split(":")[1]
+
+    def after(self, old: "Champion | None") -> "Champion":
+        """The same as successor of `old`, which it remembers; whoever is promoted is no longer withdrawn."""
+        if old is None:
+            return self
+        earlier = (replace(old, earlier=(), withdrawn=()), *old.earlier)[:REMEMBERED]
+        withdrawn = tuple(digest for digest in old.withdrawn if digest != self.package_sha256)
+        return replace(self, earlier=earlier, withdrawn=withdrawn)
+
+    def before(self) -> "Champion | None":
+        """The champion that this one displaced, with this one withdrawn; none if there was none."""
+        if not self.earlier:
+            return None
+        withdrawn = dict.fromkeys((self.package_sha256, *self.withdrawn))
+        last, *rest = self.earlier
+        withdrawn.pop(last.package_sha256, None)
+        return replace(last, earlier=tuple(rest), withdrawn=tuple(withdrawn)[:REMEMBERED])
 
     def save(self, registry: Path) -> None:
         """Write the pointer, atomically: a reader sees the old champion or the new one."""
@@ -65,8 +89,11 @@ class Champion:
                 "refused every candidate, reports/gate.html says why; if it did not, `ferops promote` helps"
             )
         try:
-            return cls(**files.read_json(path))
-        except TypeError as error:
+            content = files.read_json(path)
+            content["earlier"] = tuple(cls(**champion) for champion in content.get("earlier", ()))
+            content["withdrawn"] = tuple(content.get("withdrawn", ()))
+            return cls(**content)
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no champion pointer ({error}): run `ferops promote`") from error
 
     def folder(self) -> Path:

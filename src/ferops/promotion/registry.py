@@ -3,13 +3,14 @@
     >>> promote(  # doctest: +SKIP
     ...     Path("reports/gate.json"), Path("packages"), Path("registry"), Path("reports/promotion.json")
     ... )
+    >>> rollback(Path("packages"), Path("registry")).version  # doctest: +SKIP
+    '2'
 
 Every step looks first whether it was done, and the pointer is written last: a run that was killed at any
 point is finished by the next one, and until then the old champion is served. A package is known by its
 digest, so that one which was registered is never registered again.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,24 +22,19 @@ from typing import Any
 from ferops import files, tracking
 from ferops.models.classifier import Card
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier
+from ferops.promotion import versions
 from ferops.promotion.champion import Champion, NoChampionError, load_champion
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 
-#: Tag of a model version that holds its package's digest.
-DIGEST_TAG = "package_sha256"
-
-#: BentoML's own file in a stored model's folder; all else there is the package.
-BENTO_FILE = "model.yaml"
-
 
 class StaleDecisionError(RuntimeError):
-    """The gate decided against a champion that is no longer the champion."""
+    """What was decided was decided against a champion that is no longer the champion."""
 
 
 class RegistryError(RuntimeError):
-    """What the gate decided on is not what lies in `packages/`, or nothing is left to restore from."""
+    """What is to be champion is not there, not what the gate judged, or did not pass it; says which."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +99,116 @@ def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Pro
     return outcome
 
 
+def promote_version(version: str, packages: Path, registry: Path) -> Promotion:
+    """Make a registered version champion that passed the gate when it was judged last; safe to repeat.
+
+    Args:
+        version: its number in MLflow's registry.
+        packages: where its package is taken from if BentoML's model store lost it.
+        registry: folder of the pointer.
+
+    Raises:
+        RegistryError: if there is no such version, it did not pass, or its package is lost.
+        BrokenPackageError: if the package does not answer as recorded.
+    """
+    from filelock import FileLock
+
+    registry.mkdir(parents=True, exist_ok=True)
+    with FileLock(registry / ".lock"):
+        current, target = load_champion(registry), _passed(version)
+        if current is not None and current.version == version:
+            restored = _restore(current, packages)
+            if restored is not None:
+                restored.save(registry)
+            return _outcome(True, restored is not None, "it is the champion already", restored or current)
+        new = _install_again(target, packages).after(current)
+        new.save(registry)
+        return _outcome(True, True, f"promoted by its number, as it passed the gate{_instead(current)}", new)
+
+
+def rollback(packages: Path, registry: Path, expected: str | None = None) -> Promotion:
+    """Make the champion before the present one champion again.
+
+    The one that is left is marked as withdrawn: the pipeline does not promote it again by itself. A rollback
+    that was killed before its last step, the pointer, is done by the next; with `expected` one that was
+    done cannot be done twice.
+
+    Args:
+        packages: where a package is taken from if BentoML's model store lost it.
+        registry: folder of the pointer.
+        expected: version of the champion to roll back from.
+
+    Raises:
+        StaleDecisionError: if another version than `expected` is champion.
+        RegistryError: if there is no champion before, or its package is lost.
+        NoChampionError: if there is no champion.
+        BrokenPackageError: if the package does not answer as recorded.
+    """
+    from filelock import FileLock
+
+    registry.mkdir(parents=True, exist_ok=True)
+    with FileLock(registry / ".lock"):
+        current = Champion.load(registry)
+        if expected not in (None, current.version):
+            raise StaleDecisionError(
+                f"champion is version {current.version}, not {expected}: nothing was rolled back"
+            )
+        before = current.before()
+        if before is None:
+            raise RegistryError(
+                f"champion version {current.version} displaced no other, so there is nothing to roll back "
+                "to: `ferops promote --version` takes any version that passed the gate"
+            )
+        new = _install_again(before, packages)
+        new.save(registry)
+        return _outcome(True, True, f"rolled back{_instead(current)}", new)
+
+
+def _instead(current: Champion | None) -> str:
+    return "" if current is None else f", instead of version {current.version} ({current.candidate})"
+
+
+def _passed(version: str) -> Champion:
+    """A registered version as a champion, if the gate passed it when it judged it last."""
+    client = versions.connect()
+    found = versions.get(client, version)
+    if found is None:
+        raise RegistryError(
+            f"{tracking.REGISTERED_MODEL} has no version {version} with a package: `mlflow ui` lists them"
+        )
+    verdict = found.tags.get(versions.GATE_TAG)
+    if verdict != "promote":
+        raise RegistryError(
+            f"version {version} did not pass the gate when it was judged last (its tag "
+            f"`{versions.GATE_TAG}` is {verdict!r}): only one that passed can become champion"
+        )
+    digest = found.tags[versions.DIGEST_TAG]
+    return Champion(
+        model=tracking.REGISTERED_MODEL,
+        version=version,
+        bento_tag=_tag(version, digest),
+        package_sha256=digest,
+        mlflow_run_id=str(found.run_id),
+        candidate=found.tags.get("candidate", "unknown"),
+        promoted_at="",
+        synthetic=found.tags.get("synthetic") == "true",
+    )
+
+
+def _install_again(champion: Champion, packages: Path) -> Champion:
+    """Every step but the pointer, for a package that was registered before."""
+    OnnxClassifier(_source(champion, packages)).self_check()
+    champion = _restore(champion, packages) or champion
+    client = versions.connect()
+    if versions.holder(client, CHALLENGER) == champion.version:
+        client.delete_registered_model_alias(tracking.REGISTERED_MODEL, CHALLENGER)
+    return replace(champion, promoted_at=_now())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Promotion:
     champion = load_champion(registry)
     candidate = verdict.get("candidate")
@@ -113,11 +219,12 @@ def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Pr
         raise RegistryError(f"the gate chose {candidate!r}, but {package} is no package: run `dvc repro`")
 
     is_champion = champion is not None and champion.package_sha256 == digest
-    if wanted and not is_champion:
+    withdrawn = wanted and champion is not None and digest in champion.withdrawn
+    if wanted and not is_champion and not withdrawn:
         assert package is not None and digest is not None
         _check_current(verdict, champion, digest)
         OnnxClassifier(package).self_check()
-        new = _install(package, digest, verdict)
+        new = _install(package, digest, verdict).after(champion)
         new.save(registry)
         return _outcome(True, True, str(verdict.get("reason") or "it passed the gate"), new)
 
@@ -125,12 +232,18 @@ def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Pr
     changed = restored is not None
     if restored is not None:
         restored.save(registry)
+    if withdrawn:
+        reason = (
+            f"nothing was promoted: package {str(digest)[:8]} was champion and was rolled back; "
+            "`ferops promote --version` promotes it all the same"
+        )
+        return _outcome(False, changed, reason, restored or champion)
     if wanted:
         return _outcome(True, changed, "this package is the champion already", restored or champion)
     challenger = None
     if package is not None and digest is not None and not is_champion:
-        client = _client()
-        challenger, _ = _registered(client, package, digest, verdict)
+        client = versions.connect()
+        challenger, _ = versions.registered(client, package, digest, verdict)
         client.set_registered_model_alias(tracking.REGISTERED_MODEL, CHALLENGER, challenger)
     return _outcome(
         False, changed, f"nothing was promoted: {verdict.get('reason')}", restored or champion, challenger
@@ -142,9 +255,9 @@ def _check_current(verdict: Mapping[str, Any], champion: Champion | None, digest
     against = verdict.get("decided_against_version")
     if (None if against is None else str(against)) == current:
         return
-    client = _client()
-    known = _find_version(client, digest)
-    if champion is None and known is not None and _alias(client, CHAMPION) == str(known.version):
+    client = versions.connect()
+    known = versions.find(client, digest)
+    if champion is None and known is not None and versions.holder(client, CHAMPION) == str(known.version):
         return  # it was promoted, and the pointer was lost since
     raise StaleDecisionError(
         f"the gate decided against champion version {against or 'none'}, but champion is now version "
@@ -186,8 +299,8 @@ def _judged_digest(package: Path, verdict: Mapping[str, Any]) -> str | None:
 
 def _install(package: Path, digest: str, verdict: Mapping[str, Any]) -> Champion:
     """Every step of a promotion but the pointer, each skipped where it was done."""
-    client = _client()
-    version, run_id = _registered(client, package, digest, verdict)
+    client = versions.connect()
+    version, run_id = versions.registered(client, package, digest, verdict)
     client.set_registered_model_alias(tracking.REGISTERED_MODEL, CHALLENGER, version)
     card = Card.load(package / CARD_FILE)
     champion = Champion(
@@ -197,7 +310,7 @@ def _install(package: Path, digest: str, verdict: Mapping[str, Any]) -> Champion
         package_sha256=digest,
         mlflow_run_id=run_id,
         candidate=card.name,
-        promoted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        promoted_at=_now(),
         synthetic=card.synthetic,
     )
     _store(package, champion)
@@ -208,22 +321,17 @@ def _install(package: Path, digest: str, verdict: Mapping[str, Any]) -> Champion
 
 def _restore(champion: Champion, packages: Path) -> Champion | None:
     """Put back what a registry lost of the champion, and give it as it is now; none if nothing was lost."""
-    client = _client()
-    known = _find_version(client, champion.package_sha256, champion.version)
+    client = versions.connect()
+    known = versions.find(client, champion.package_sha256, champion.version)
     stored = _in_store(champion)
-    if known and stored and _alias(client, CHAMPION) == champion.version:
+    if known and stored and versions.holder(client, CHAMPION) == champion.version:
         return None
-    package = packages / champion.candidate
-    source = package if package.exists() and files.sha256(package) == champion.package_sha256 else stored
-    if source is None:
-        raise RegistryError(
-            f"champion version {champion.version} is lost: neither BentoML's model store nor {package} "
-            f"holds its package {champion.package_sha256[:8]}. Get it back (`dvc checkout` on its commit), "
-            "or delete the pointer and run `dvc repro --force`"
-        )
-    known = known or _find_version(client, champion.package_sha256)
+    source = _source(champion, packages)
+    known = known or versions.find(client, champion.package_sha256)
     if known is None:
-        known = _register(client, source, champion.package_sha256, {"decision": "promote"}, champion.version)
+        known = versions.register(
+            client, source, champion.package_sha256, {"decision": "promote"}, champion.version
+        )
     version = str(known.version)
     # The number is the same again, unless others were given in between.
     champion = replace(
@@ -235,6 +343,21 @@ def _restore(champion: Champion, packages: Path) -> Champion | None:
     _store(source, champion)
     client.set_registered_model_alias(tracking.REGISTERED_MODEL, CHAMPION, version)
     return champion
+
+
+def _source(champion: Champion, packages: Path) -> Path:
+    """A folder that holds the champion's package whole."""
+    package = packages / champion.candidate
+    if package.exists() and files.sha256(package) == champion.package_sha256:
+        return package
+    stored = _in_store(champion)
+    if stored is None:
+        raise RegistryError(
+            f"champion version {champion.version} is lost: neither BentoML's model store nor {package} "
+            f"holds its package {champion.package_sha256[:8]}. Get it back (`dvc checkout` on its commit), "
+            "or delete the pointer and run `dvc repro --force`"
+        )
+    return stored
 
 
 # BentoML's model store
@@ -253,7 +376,7 @@ def _store(package: Path, champion: Champion) -> None:
     with suppress(bentoml.exceptions.BentoMLException):  # a killed copy leaves half a folder
         bentoml.models.delete(champion.bento_tag)
     card = Card.load(package / CARD_FILE)
-    labels = _labels(card, champion.package_sha256) | {
+    labels = versions.labels(card, champion.package_sha256) | {
         "mlflow_version": champion.version,
         "mlflow_run_id": champion.mlflow_run_id,
     }
@@ -267,107 +390,4 @@ def _in_store(champion: Champion) -> Path | None:
         folder = champion.folder()
     except NoChampionError:
         return None
-    return folder if files.sha256(folder, ignore=(BENTO_FILE,)) == champion.package_sha256 else None
-
-
-def _labels(card: Card, digest: str) -> dict[str, str]:
-    return {
-        "candidate": card.name,
-        DIGEST_TAG: digest,
-        "dataset_sha256": card.training_data.dataset_sha256 or "unknown",
-        "git_commit": card.git_commit or "unknown",
-        "synthetic": str(card.synthetic).lower(),
-    }
-
-
-# MLflow's model registry
-
-
-def _client() -> Any:
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    mlflow = tracking.connect()
-    client = mlflow.MlflowClient()
-    with suppress(mlflow.exceptions.MlflowException):  # it exists
-        client.create_registered_model(
-            tracking.REGISTERED_MODEL, description="Seven facial expressions from a 48x48 face."
-        )
-    return client
-
-
-def _alias(client: Any, alias: str) -> str | None:
-    version = client.get_registered_model(tracking.REGISTERED_MODEL).aliases.get(alias)
-    return None if version is None else str(version)
-
-
-def _find_version(client: Any, digest: str, version: str | None = None) -> Any:
-    """The model version of this package (and of this number, when given), or none."""
-    found = client.search_model_versions(
-        f"name='{tracking.REGISTERED_MODEL}' and tags.{DIGEST_TAG}='{digest}'"
-    )
-    fitting = [v for v in found if version is None or str(v.version) == version]
-    return min(fitting, key=lambda v: int(v.version), default=None)
-
-
-def _registered(client: Any, package: Path, digest: str, verdict: Mapping[str, Any]) -> tuple[str, str]:
-    """Version and run of the package, registered now if it was not before."""
-    version = _find_version(client, digest) or _register(client, package, digest, verdict)
-    client.set_model_version_tag(tracking.REGISTERED_MODEL, str(version.version), "gate", verdict["decision"])
-    return str(version.version), str(version.run_id)
-
-
-def _register(
-    client: Any, package: Path, digest: str, verdict: Mapping[str, Any], number: str | None = None
-) -> Any:
-    """Log the package as an MLflow model (flavours onnx and pyfunc) in its own run, and register it."""
-    import mlflow
-    import onnx
-
-    card = Card.load(package / CARD_FILE)
-    skipped = (MODEL_FILE, BENTO_FILE)
-    with tracking.run(card.name, run_id=card.mlflow_run_id) as run_id:
-        info = mlflow.onnx.log_model(
-            onnx.load(str(package / MODEL_FILE)),
-            name="package",
-            signature=_signature(card),
-            pip_requirements=["numpy", "onnx", "onnxruntime"],
-            onnx_execution_providers=["CPUExecutionProvider"],
-            save_as_external_data=False,
-            extra_files=[str(p) for p in sorted(package.iterdir()) if p.is_file() and p.name not in skipped],
-            metadata={DIGEST_TAG: digest, "labels": list(card.labels), "synthetic": card.synthetic},
-        )
-    origin = {"source": info.model_uri, "run_id": run_id, "model_id": info.model_id}
-    # Only a store of one's own is numbered up again; in a shared one a lost champion gets a new number.
-    if number is not None and client.tracking_uri.startswith("sqlite:"):
-        _burn_versions(client, int(number) - 1, origin)
-    return client.create_model_version(
-        tracking.REGISTERED_MODEL,
-        **origin,
-        tags=_labels(card, digest) | {"gate": str(verdict["decision"])},
-        description="trained on synthetic faces" if card.synthetic else None,
-    )
-
-
-def _burn_versions(client: Any, last: int, origin: Mapping[str, str]) -> None:
-    """Use up the version numbers to `last` in a registry that starts anew.
-
-    Logged predictions name the champion by its number, so that it must get the same one again, and no
-    other model may get one that was given before.
-    """
-    given = client.search_model_versions(f"name='{tracking.REGISTERED_MODEL}'")
-    number = max((int(version.version) for version in given), default=0)
-    while number < last:
-        number = int(client.create_model_version(tracking.REGISTERED_MODEL, **origin).version)
-        client.delete_model_version(tracking.REGISTERED_MODEL, str(number))
-
-
-def _signature(card: Card) -> Any:
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    side = card.input_side
-    outputs: list[Any] = [TensorSpec(np.dtype("float32"), (-1, len(card.labels)), "probabilities")]
-    if card.embedding_size:
-        outputs.append(TensorSpec(np.dtype("float32"), (-1, card.embedding_size), "embedding"))
-    images = TensorSpec(np.dtype("uint8"), (-1, side, side, 3), "images")
-    return ModelSignature(inputs=Schema([images]), outputs=Schema(outputs))
+    return folder if files.sha256(folder, ignore=(versions.BENTO_FILE,)) == champion.package_sha256 else None
