@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -277,10 +277,22 @@ class Environment(BaseSettings):
     checkpoint_dir: Path = Field(Path("checkpoints"), description="where unfinished trainings are kept")
     release_dir: Path = Field(Path("release"), description="model served while there is no champion")
     monitoring_dir: Path = Field(Path("monitoring"), description="policy; reports go to reports/ in it")
+    log_durability: Literal["process", "disk"] = Field(
+        "process", description="what an answered prediction survives: the process's end, or the machine's"
+    )
+    log_required: bool = Field(False, description="answer 503 rather than without a line in the log")
     max_upload_mb: float = Field(8.0, gt=0, description="one uploaded image, 10^6 bytes")
+    max_request_mb: float = Field(64.0, gt=0, description="one request, 10^6 bytes")
     max_pixels: int = Field(50_000_000, ge=2304, description="one decoded image")
     max_images: int = Field(64, ge=1, description="images in one request")
+    queue: int = Field(128, ge=1, description="requests that one worker holds; more get 503 at once")
+    queue_mb: float = Field(256.0, gt=0, description="what these requests brought, together, 10^6 bytes")
+    timeout_s: float = Field(15.0, gt=0, description="for a request to be sent and to get its turn")
     workers: int = Field(1, ge=1, description="processes of the service")
+    follow_s: float = Field(2.0, ge=0, description="look for a new champion this often; 0: only at start")
+    shadow: str | None = Field(None, description="challenger beside the model: package folder or version")
+    token: SecretStr | None = Field(None, description="bearer token that every client must bring")
+    auth: Literal["auto", "off"] = Field("auto", description="auto: without a token only this machine asks")
     package: Path | None = Field(None, description="serve this package folder instead of the champion")
 
 

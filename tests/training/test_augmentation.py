@@ -5,13 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferops.settings import AugmentationSettings
-from ferops.training.augmentation import augment, mix
+from ferops.training.augmentation import NOISE, apply, draw, mix_targets
 
 OFF = AugmentationSettings(flip=False)
 
 
 def faces(count: int = 8, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 48, 48), dtype=np.uint8)
+
+
+def augment(images: np.ndarray, asked: AugmentationSettings, rng: np.random.Generator) -> np.ndarray:
+    return apply(images.astype(np.float32), draw(len(images), images.shape[1:], asked, rng), asked)
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
@@ -88,11 +92,35 @@ def test_any_setting_gives_valid_pixels_and_the_same_for_the_same_seed(
 @given(st.floats(0.01, 5), st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_mixup_keeps_targets_a_distribution_and_the_own_label_largest(alpha: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
+    asked = AugmentationSettings(flip=False, mixup=alpha)
     images = faces(7, seed).astype(np.float32)
-    targets = np.eye(7, dtype=np.float32)
-    mixed, mixed_targets = mix(images, targets, alpha, rng)
-    np.testing.assert_allclose(mixed_targets.sum(1), 1, atol=1e-5)
-    assert (mixed_targets.diagonal() >= 0.5 - 1e-6).all()
-    assert mixed.min() >= 0
-    assert mixed.max() <= 255.01
+    draws = draw(7, (48, 48), asked, np.random.default_rng(seed))
+    mixed, targets = apply(images, draws, asked), mix_targets(np.eye(7, dtype=np.float32), draws, asked)
+    np.testing.assert_allclose(targets.sum(1), 1, atol=1e-5)
+    assert (targets.diagonal() >= 0.5 - 1e-6).all()
+    # Images are blended as their targets are.
+    np.testing.assert_allclose(mixed, np.tensordot(targets, images, 1), atol=0.05)
+
+
+def test_erased_rectangles_show_noise_and_others_are_left() -> None:
+    asked = AugmentationSettings(flip=False, erasing=0.5)
+    out = augment(np.full((400, 48, 48), 300, np.int32), asked, np.random.default_rng(0))
+    erased = (out != 255).any((1, 2))  # 300 is clipped to 255, which the noise seldom is
+    assert 150 < erased.sum() < 250
+    values = np.concatenate([image[image != 255] for image in out[erased]])
+    assert 110 < values.mean() < 145
+    assert len(np.unique(values)) > 250
+    assert np.unique(NOISE).size > 250
+
+
+def test_contrast_and_brightness_reach_as_far_as_asked() -> None:
+    images = np.full((300, 48, 48), 100, np.uint8)
+    images[:, :, 24:] = 140
+    out = augment(images, AugmentationSettings(flip=False, contrast=0.5), np.random.default_rng(0))
+    spread = out[:, 0, 47] - out[:, 0, 0]
+    assert 20 <= spread.min() < 22
+    assert 58 < spread.max() <= 60
+    out = augment(images, AugmentationSettings(flip=False, brightness=0.1), np.random.default_rng(0))
+    change = out[:, 0, 0] - 100
+    assert -25.5 <= change.min() < -24
+    assert 24 < change.max() <= 25.5

@@ -1,10 +1,11 @@
 """Learning rates follow the schedule that a stage names."""
 
+import keras
 import numpy as np
 import pytest
 
 from ferops.settings import Recipe, StageSettings
-from ferops.training.schedule import WarmupCosine, build_optimizer
+from ferops.training.schedule import PerUpdate, WarmupCosine, build_optimizer
 
 RECIPE = Recipe(description="test", frozen=StageSettings(epochs=1, learning_rate=1e-3))
 
@@ -24,7 +25,7 @@ def test_inverse_time_is_that_of_the_published_recipe() -> None:
     stage = StageSettings(
         epochs=1, learning_rate=1e-5, schedule="inverse_time", decay_rate=1.0, decay_steps=80
     )
-    optimizer = build_optimizer(stage, RECIPE, steps_per_epoch=10)
+    optimizer = build_optimizer(stage, RECIPE, updates_per_epoch=10)
     assert float(optimizer.learning_rate) == pytest.approx(1e-5)
     optimizer.iterations.assign(80)
     assert float(optimizer.learning_rate) == pytest.approx(5e-6)
@@ -33,7 +34,23 @@ def test_inverse_time_is_that_of_the_published_recipe() -> None:
 def test_optimizer_takes_clipping_decay_and_averaging_from_the_settings() -> None:
     stage = StageSettings(epochs=1, learning_rate=1e-3, optimizer="adamw", weight_decay=0.05)
     recipe = RECIPE.model_copy(update={"clip_norm": 3.0, "ema_momentum": 0.9})
-    optimizer = build_optimizer(stage, recipe, steps_per_epoch=10)
+    optimizer = build_optimizer(stage, recipe, updates_per_epoch=10)
     assert type(optimizer).__name__ == "AdamW"
     assert (optimizer.global_clipnorm, optimizer.weight_decay) == (3.0, 0.05)
     assert (optimizer.use_ema, optimizer.ema_momentum) == (True, 0.9)
+
+
+def test_a_batch_in_parts_follows_the_schedule_of_the_whole_one() -> None:
+    stage = StageSettings(epochs=4, learning_rate=1e-3, schedule="cosine", warmup_epochs=1)
+    whole = build_optimizer(stage, RECIPE, updates_per_epoch=5)
+    recipe = RECIPE.model_copy(update={"batch_size": 9, "accumulation_steps": 3, "ema_momentum": 0.9})
+    parts = build_optimizer(stage, recipe, updates_per_epoch=5)
+    assert parts.gradient_accumulation_steps == 3
+    assert parts.ema_momentum**3 == pytest.approx(0.9)
+    for update in range(20):
+        whole.iterations.assign(update)
+        for part in range(3):
+            parts._iterations.assign(3 * update + part)
+            assert float(parts.learning_rate) == pytest.approx(float(whole.learning_rate))
+    copied = keras.optimizers.deserialize(keras.optimizers.serialize(parts))
+    assert isinstance(copied._learning_rate, PerUpdate)

@@ -154,8 +154,7 @@ def test_a_second_round_takes_over_the_backbone_and_what_it_saw(
 def test_the_best_epoch_is_kept_by_accuracy_then_loss() -> None:
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     kept: list[Best] = []
-    keep = KeepBest(Best((0.4, -2.0), [], 2), 2, kept.append)
-    keep.set_model(model)
+    keep = KeepBest(model, Best((0.4, -2.0), [], 2), 2, kept.append)
     for epoch, (accuracy, loss) in enumerate([(0.3, 1.0), (0.6, 0.9), (0.6, 0.8), (0.55, 0.1)]):
         model.set_weights([np.full((1, 1), epoch, np.float32)])
         keep.on_epoch_begin(epoch)

@@ -20,7 +20,12 @@ class DivergedError(RuntimeError):
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Raise `DivergedError` at the first loss that is not a number."""
+    """Raise `DivergedError` at the first loss that is not a number.
+
+    On JAX some steps may have followed by then: the loop does not wait for each one's loss.
+    """
+
+    async_safe = True  # else Keras waits for every step's result before it starts the next
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Check the loss of the batch."""
@@ -53,13 +58,17 @@ class KeepBest(keras.callbacks.Callback):
     must stand before `SwapEMAWeights` in the list of callbacks.
 
     Args:
+        network: whose weights: the model of this `fit`, or the one inside it.
         best: what there is to beat.
         first_epoch: epochs done in earlier stages.
         on_best: called with each better one.
     """
 
-    def __init__(self, best: Best | None, first_epoch: int, on_best: Callable[[Best], None]) -> None:
+    def __init__(
+        self, network: keras.Model, best: Best | None, first_epoch: int, on_best: Callable[[Best], None]
+    ) -> None:
         super().__init__()
+        self.network = network
         self.score = best.score if best else (-1.0, -math.inf)
         self.first_epoch, self.on_best = first_epoch, on_best
         self._epoch = 0
@@ -74,7 +83,7 @@ class KeepBest(keras.callbacks.Callback):
         score = (float(values["accuracy"]), -float(values["loss"]))
         if score > self.score:
             self.score = score
-            weights = [np.array(weight) for weight in self.model.get_weights()]
+            weights = [np.array(weight) for weight in self.network.get_weights()]
             self.on_best(Best(score, weights, self.first_epoch + self._epoch + 1))
 
 
@@ -84,6 +93,7 @@ class GrowImages(keras.callbacks.Callback):
     Progressive learning (Tan and Le 2021, "EfficientNetV2"), without its growing augmentation.
 
     Args:
+        network: the PAtt-Lite that is trained: the model of this `fit`, or the one inside it.
         start: side of the first epochs, pixels.
         end: side of the last ones; reached in steps of 16, with equal shares of the epochs.
         epochs: of the stage.
@@ -91,19 +101,21 @@ class GrowImages(keras.callbacks.Callback):
 
     STEP = 16  # the backbone's stride: every size gives whole maps
 
-    def __init__(self, start: int, end: int, epochs: int) -> None:
+    def __init__(self, network: keras.Model, start: int, end: int, epochs: int) -> None:
         super().__init__()
+        self.network = network
         self.sides = [*range(start, end, self.STEP), end]
         self.epochs = epochs
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Let the backbone, which refuses other sizes than it was built for, take any."""
-        self.model.get_layer("base_model").input_spec = keras.layers.InputSpec(shape=(None, None, None, 3))
+        any_size = keras.layers.InputSpec(shape=(None, None, None, 3))
+        self.network.get_layer("base_model").input_spec = any_size
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Set the side of the coming epoch."""
         side = self.sides[min(epoch * len(self.sides) // self.epochs, len(self.sides) - 1)]
-        resize = self.model.get_layer("resize")
+        resize = self.network.get_layer("resize")
         if resize.height != side:
             resize.height = resize.width = side
             # The size is a constant of the compiled steps, so these are compiled again.
@@ -121,6 +133,8 @@ class Progress(keras.callbacks.Callback):
         first: epochs of the stage that an earlier, interrupted training has done.
         every: seconds between lines within an epoch.
     """
+
+    async_safe = True  # else Keras waits for every step's result before it starts the next
 
     def __init__(self, stage: str, epochs: int, batches: int, first: int = 0, every: float = 10.0) -> None:
         super().__init__()

@@ -57,11 +57,11 @@ class State:
     optimizer: list[NDArray[Any]]
     patience: Mapping[str, Mapping[str, float | None]]
 
-    def restore(self, model: keras.Model) -> None:
-        """Put weights, optimiser and random generators back into the compiled model of that stage."""
-        model.optimizer.build(model.trainable_variables)
-        _assign(model.variables, self.variables)
-        _assign(model.optimizer.variables, self.optimizer)
+    def restore(self, network: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        """Put weights, random generators and optimiser of that stage back."""
+        optimizer.build(network.trainable_variables)
+        _assign(network.variables, self.variables)
+        _assign(optimizer.variables, self.optimizer)
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
     Args:
         checkpoint: where to.
         stage: position of the stage.
+        network: the model of this `fit`, or the one inside it without the images.
         task: holds rows and best.
         callbacks: of this `fit`; the patience among them is saved, and restored from `resumed`.
         resumed: the state that this `fit` continues.
@@ -199,12 +200,14 @@ class SaveCheckpoint(keras.callbacks.Callback):
         self,
         checkpoint: Checkpoint,
         stage: int,
+        network: keras.Model,
         task: Task,
         callbacks: Sequence[keras.callbacks.Callback],
         resumed: State | None,
     ) -> None:
         super().__init__()
         self.checkpoint, self.stage, self.task, self.resumed = checkpoint, stage, task, resumed
+        self.network = network
         kinds = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
         self.patient = {type(one).__name__: one for one in callbacks if isinstance(one, kinds)}
 
@@ -228,7 +231,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
                 bool(self.model.stop_training),
                 self.task.rows,
                 self.task.best,
-                [_numpy(variable) for variable in self.model.variables],
+                [_numpy(variable) for variable in self.network.variables],
                 [_numpy(variable) for variable in self.model.optimizer.variables],
                 patience,
             )

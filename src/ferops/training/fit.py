@@ -7,7 +7,8 @@
 It needs Keras, numpy and the settings alone, so that it also runs on a machine that has nothing else.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,13 @@ from numpy.typing import NDArray
 from ferops.models.patt_lite import build_patt_lite, set_batch_norm_momentum, set_trainable
 from ferops.settings import Attention, Recipe, StageSettings
 from ferops.training.batch_norm import with_fused_batch_norms
-from ferops.training.batches import EvaluationBatches, LabelledImages, TrainingBatches, class_weights
+from ferops.training.batches import (
+    EvaluationBatches,
+    LabelledAccuracy,
+    LabelledImages,
+    TrainingBatches,
+    class_weights,
+)
 from ferops.training.callbacks import (
     Best,
     Curves,
@@ -30,8 +37,12 @@ from ferops.training.callbacks import (
     StopOnDivergence,
 )
 from ferops.training.checkpoint import Checkpoint, SaveCheckpoint, State
-from ferops.training.device import compile_steps
+from ferops.training.device import compile_steps, keeps_images, sharers
+from ferops.training.resident import ImagesOnDevice
 from ferops.training.schedule import build_optimizer
+
+#: Images of one validation step: few on a CPU, for its caches; many on a device, which they must fill.
+VALIDATION_BATCH, RESIDENT_VALIDATION_BATCH = 64, 512
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,23 @@ class Fitted:
     rows: list[Row]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A stage, compiled and with its batches.
+
+    Attributes:
+        network: the PAtt-Lite that trains.
+        model: what is fitted: the network, or `ImagesOnDevice` around it.
+        batches: of the train split, for this model.
+        validation: of the validation split, for this model.
+    """
+
+    network: keras.Model
+    model: keras.Model
+    batches: TrainingBatches
+    validation: EvaluationBatches
+
+
 @dataclass
 class _Task:
     """What both stages share, and what they have come to."""
@@ -60,17 +88,9 @@ class _Task:
     validation: LabelledImages
     on_row: Callable[[Row], None]
     checkpoint: Checkpoint | None
+    resident: bool
     rows: list[Row] = field(default_factory=list)
     best: Best | None = None
-
-    def build(self, stage: StageSettings, backbone: str = "none") -> keras.Model:
-        return build_patt_lite(
-            image_size=self.recipe.image_size,
-            attention=self.attention,
-            backbone=backbone,
-            dropout=stage.dropout,
-            spatial_dropout=stage.spatial_dropout,
-        )
 
 
 def fit(
@@ -81,6 +101,7 @@ def fit(
     validation: LabelledImages,
     on_row: Callable[[Row], None] = lambda row: None,
     checkpoint: Checkpoint | None = None,
+    resident: bool | None = None,
 ) -> Fitted:
     """Run both stages of a recipe.
 
@@ -92,6 +113,7 @@ def fit(
         validation: the validation split; it chooses the epoch.
         on_row: called with each epoch's row.
         checkpoint: where to save after every epoch; what lies there is continued.
+        resident: whether the images live on the device; none: on a GPU, where they fit.
 
     Raises:
         BackboneUnavailableError: if the backbone's weights cannot be had.
@@ -99,10 +121,12 @@ def fit(
         CheckpointError: if a checkpoint cannot be written; the one before is intact.
     """
     keras.utils.set_random_seed(seed)
-    task = _Task(recipe, attention, seed, data, validation, on_row, checkpoint)
+    if resident is None:
+        resident = keeps_images(data.grey.nbytes + validation.grey.nbytes)
+    task = _Task(recipe, attention, seed, data, validation, on_row, checkpoint, resident)
     state = checkpoint.load() if checkpoint else None
     if state is None:
-        weights = task.build(recipe.frozen, recipe.backbone).get_weights()
+        weights = _build(recipe, attention, recipe.frozen, recipe.backbone).get_weights()
     else:
         weights, task.rows, task.best = [], list(state.rows), state.best
     for position, (name, stage) in enumerate((("frozen", recipe.frozen), ("fine_tune", recipe.fine_tune))):
@@ -115,7 +139,7 @@ def fit(
     assert task.best is not None  # settings refuse a recipe without epochs
     # Mixed precision and fused batch norms are for training alone.
     keras.config.set_dtype_policy("float32")
-    model = task.build(recipe.fine_tune)
+    model = _build(recipe, attention, recipe.fine_tune)
     # Rounded, so that what is kept, measured and shipped is one model, and a release can store it in half.
     model.set_weights([half_precision(weight) for weight in task.best.weights])
     return Fitted(model, task.best.epoch, task.rows)
@@ -133,31 +157,83 @@ def half_precision(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return rounded
 
 
+def prepare_stage(
+    recipe: Recipe,
+    attention: Attention,
+    stage: StageSettings,
+    data: LabelledImages,
+    validation: LabelledImages,
+    *,
+    weights: Sequence[NDArray[np.float32]] | None,
+    seed: int,
+    resident: bool,
+) -> Prepared:
+    """Build, freeze and compile the model of a stage, and its batches.
+
+    Args:
+        recipe: how to train.
+        attention: the wiring.
+        stage: the recipe's stage.
+        data: the train split.
+        validation: the validation split.
+        weights: to start from; none leaves the random ones.
+        seed: of order and draws.
+        resident: whether the images live on the device.
+    """
+    plain = _build(recipe, attention, stage)  # dropout rates differ between the stages
+    if weights is not None:
+        plain.set_weights(weights)
+    network = with_fused_batch_norms(plain)
+    set_trainable(network, stage.unfreeze_layers, stage.train_batch_norm)
+    set_batch_norm_momentum(network, recipe.batch_norm_momentum)
+    batches = TrainingBatches(
+        data,
+        recipe.batch_size,
+        recipe.augmentation,
+        recipe.label_smoothing,
+        class_weights(data.labels, recipe.class_weights),
+        seed=seed,
+        parts=recipe.accumulation_steps,
+        resident=resident,
+    )
+    size = RESIDENT_VALIDATION_BATCH if resident else VALIDATION_BATCH
+    size = math.ceil(size / sharers()) * sharers()
+    model = ImagesOnDevice(network, data, validation, recipe.augmentation) if resident else network
+    model.compile(
+        optimizer=build_optimizer(stage, recipe, batches.updates),
+        loss="categorical_crossentropy",
+        metrics=[LabelledAccuracy()],
+        jit_compile=compile_steps(),
+    )
+    in_order = EvaluationBatches(validation, size, first_row=len(data) if resident else None)
+    return Prepared(network, model, batches, in_order)
+
+
+def _build(recipe: Recipe, attention: Attention, stage: StageSettings, backbone: str = "none") -> keras.Model:
+    return build_patt_lite(
+        image_size=recipe.image_size,
+        attention=attention,
+        backbone=backbone,
+        dropout=stage.dropout,
+        spatial_dropout=stage.spatial_dropout,
+    )
+
+
 def _run_stage(
     task: _Task, position: int, name: str, stage: StageSettings, weights: list[Any], resumed: State | None
 ) -> None:
     """Fit one stage from the given weights, or from where it was left; `task` has the outcome then."""
     recipe = task.recipe
     done = sum(row["stage"] != name for row in task.rows)
-    plain = task.build(stage)  # dropout rates differ between the stages
-    if resumed is None:
-        plain.set_weights(weights)
-    model = with_fused_batch_norms(plain)
-    batches = TrainingBatches(
+    ready = prepare_stage(
+        recipe,
+        task.attention,
+        stage,
         task.data,
-        recipe.batch_size,
-        recipe.augmentation,
-        recipe.label_smoothing,
-        class_weights(task.data.labels, recipe.class_weights),
+        task.validation,
+        weights=None if resumed else weights,
         seed=task.seed * 1000 + done,
-    )
-    set_trainable(model, stage.unfreeze_layers, stage.train_batch_norm)
-    set_batch_norm_momentum(model, recipe.batch_norm_momentum)
-    model.compile(
-        optimizer=build_optimizer(stage, recipe, len(batches)),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=compile_steps(),
+        resident=task.resident,
     )
 
     def on_row(row: Row) -> None:
@@ -168,29 +244,32 @@ def _run_stage(
         task.best = best
 
     first = resumed.epoch if resumed else 0
-    callbacks: list[keras.callbacks.Callback] = [StopOnDivergence(), KeepBest(task.best, done, on_best)]
+    callbacks: list[keras.callbacks.Callback] = [
+        StopOnDivergence(),
+        KeepBest(ready.network, task.best, done, on_best),
+    ]
     if recipe.start_image_size is not None:
         last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
-        callbacks.append(GrowImages(recipe.start_image_size, last, stage.epochs))
+        callbacks.append(GrowImages(ready.network, recipe.start_image_size, last, stage.epochs))
     if recipe.ema_momentum is not None:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     callbacks += _patience(stage)
     callbacks += [
-        Progress(name, stage.epochs, len(batches), first),
-        Curves(name, done, len(task.data), on_row),
+        Progress(name, stage.epochs, len(ready.batches), first),
+        Curves(name, done, ready.batches.updates * recipe.batch_size, on_row),
     ]
     if task.checkpoint is not None:
-        callbacks.append(SaveCheckpoint(task.checkpoint, position, task, callbacks, resumed))
+        callbacks.append(SaveCheckpoint(task.checkpoint, position, ready.network, task, callbacks, resumed))
     if resumed is not None:
-        resumed.restore(model)
-        batches.epoch = first
+        resumed.restore(ready.network, ready.model.optimizer)
+        ready.batches.epoch = first
         if resumed.stopped or first == stage.epochs:
             return
-    model.fit(
-        batches,
+    ready.model.fit(
+        ready.batches,
         initial_epoch=first,
         epochs=stage.epochs,
-        validation_data=EvaluationBatches(task.validation, 64),
+        validation_data=ready.validation,
         callbacks=callbacks,
         shuffle=False,  # the batches are shuffled already; Keras' own order of them could not be resumed
         verbose=0,

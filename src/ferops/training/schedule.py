@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules that a stage's settings name."""
 
 import math
+from typing import Any
 
 import keras
 
@@ -36,27 +37,61 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
 
 
-def build_optimizer(stage: StageSettings, recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The stage's optimiser with its schedule, clipping and weight averaging.
+@keras.saving.register_keras_serializable(package="ferops")
+class PerUpdate(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule, asked with updates of the weights: Keras asks with the parts of accumulated batches.
+
+    Args:
+        schedule: counts updates.
+        parts: of each update.
+    """
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, parts: int) -> None:
+        self.schedule = schedule
+        self.parts = parts
+
+    def __call__(self, step: object) -> object:
+        """Learning rate at a part, counted from 0."""
+        return self.schedule(keras.ops.floor_divide(step, self.parts))
+
+    def get_config(self) -> dict[str, object]:
+        """Arguments, for saving."""
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "parts": self.parts}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "PerUpdate":
+        """Inverse of `get_config`."""
+        return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["parts"])
+
+
+def build_optimizer(
+    stage: StageSettings, recipe: Recipe, updates_per_epoch: int
+) -> keras.optimizers.Optimizer:
+    """The stage's optimiser with its schedule, clipping, weight averaging and gradient accumulation.
 
     `plateau` is a constant rate here: the training loop lowers it when validation stops improving.
     """
+    parts = recipe.accumulation_steps
     rate: float | keras.optimizers.schedules.LearningRateSchedule = stage.learning_rate
     if stage.schedule == "cosine":
         rate = WarmupCosine(
             stage.learning_rate,
-            round(stage.warmup_epochs * steps_per_epoch),
-            stage.epochs * steps_per_epoch,
+            round(stage.warmup_epochs * updates_per_epoch),
+            stage.epochs * updates_per_epoch,
         )
     elif stage.schedule == "inverse_time":
         rate = keras.optimizers.schedules.InverseTimeDecay(
             stage.learning_rate, decay_steps=stage.decay_steps, decay_rate=stage.decay_rate
         )
+    if parts > 1 and not isinstance(rate, float):
+        rate = PerUpdate(rate, parts)
     options = {
         "learning_rate": rate,
         "global_clipnorm": recipe.clip_norm,
         "use_ema": recipe.ema_momentum is not None,
-        "ema_momentum": recipe.ema_momentum or 0.99,
+        # Keras averages after every part, so that each does its share of the averaging.
+        "ema_momentum": (recipe.ema_momentum or 0.99) ** (1 / parts),
+        "gradient_accumulation_steps": parts if parts > 1 else None,
     }
     if stage.optimizer == "adamw":
         return keras.optimizers.AdamW(weight_decay=stage.weight_decay, **options)

@@ -23,9 +23,9 @@ from ferops.models import patt_lite
 from ferops.models.classifier import Card, TrainingData
 from ferops.models.patt_lite import EMBEDDING_SIZE
 from ferops.settings import Settings
-from ferops.training.batches import LabelledImages
 from ferops.training.callbacks import DivergedError, Row
 from ferops.training.checkpoint import Checkpoint, abandoned, identity
+from ferops.training.decoding import decode
 from ferops.training.device import Device, prepare
 from ferops.training.figures import learning_curves
 from ferops.training.fit import Fitted, fit
@@ -73,8 +73,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, c
                 numbers = {k: v for k, v in row.items() if k not in ("epoch", "stage")}
                 mlflow.log_metrics(numbers, step=row["epoch"])
 
-            data = LabelledImages.decode(dataset, "train")
-            validation = LabelledImages.decode(dataset, "validation")
+            data, validation = decode(dataset, "train"), decode(dataset, "validation")
             attention, seed = settings.train.attention, settings.train.seed
             try:
                 fitted = fit(recipe, attention, seed, data, validation, on_row, checkpoint)
