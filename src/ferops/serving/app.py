@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ferops.emotions import EMOTIONS, UnknownEmotionError, canonical
+from ferops.serving import faces
 from ferops.serving.prediction_log import timestamp
 from ferops.serving.predictor import Predictor, UnusableImageError
 from ferops.serving.uploads import UploadError, read_images
@@ -57,8 +58,11 @@ async def predict(request: Request) -> Response:
     """Classify every image of a multipart request."""
     serving: Serving = request.app.state.serving
     max_bytes = int(serving.limits.max_upload_mb * 1e6)
+    find_faces = faces.wanted(request.query_params.get("faces"))
     contents = await read_images(request, serving.limits.max_images, max_bytes)
-    answers = await anyio.to_thread.run_sync(serving.predictor.predict, contents, limiter=serving.threads)
+    answers = await anyio.to_thread.run_sync(
+        serving.predictor.predict, contents, find_faces, limiter=serving.threads
+    )
     return JSONResponse({"predictions": answers})
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ferops.data import images as pixels
 from ferops.data.descriptors import describe
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
+from ferops.serving import faces
 from ferops.serving.prediction_log import PredictionLog, timestamp
 
 
@@ -39,33 +41,40 @@ class Predictor:
     log: PredictionLog
     max_pixels: int
 
-    def predict(self, contents: Sequence[bytes]) -> list[dict[str, Any]]:
+    def predict(self, contents: Sequence[bytes], find_faces: bool = False) -> list[dict[str, Any]]:
         """Classify encoded images of any size; all of them or none.
 
         Returns:
             One answer an image: id, label, confidence (0 to 1), probabilities by emotion, model_version,
-            synthetic. Each is in the log, unless that cannot be written.
+            synthetic. Each is in the log, unless that cannot be written. With `find_faces` one answer a
+            face, which may be none, with the image's index, the face's box and the detector's score.
 
         Raises:
             UnusableImageError: for the first image that is none, too large or damaged.
         """
         card = self.classifier.card
-        faces = np.empty((len(contents), card.input_side, card.input_side, 3), np.uint8)
-        descriptors = []
+        inputs: list[NDArray[np.uint8]] = []
+        descriptors: list[dict[str, float]] = []
+        places: list[dict[str, Any]] = []
         for row, content in enumerate(contents):
             try:
                 image = pixels.decode(content, self.max_pixels)
-                faces[row] = pixels.face(image, card.input_side)
-                # Described at the size of the datasets' faces, so that drift compares like with like.
-                small = faces[row] if card.input_side == pixels.FACE_SIDE else pixels.face(image)
+                for face in faces.found(image) if find_faces else [None]:
+                    crop = image if face is None else faces.cut(image, face)
+                    inputs.append(pixels.face(crop, card.input_side))
+                    # Described at the size of the datasets' faces, so that drift compares like with like.
+                    small = inputs[-1] if card.input_side == pixels.FACE_SIDE else pixels.face(crop)
+                    descriptors.append(describe(small[:, :, 0])._asdict())
+                    places.append({} if face is None else {"image": row, **face.place()})
             except pixels.ImageError as error:
                 raise UnusableImageError(row, error.code, str(error)) from None
             except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes
                 raise UnusableImageError(
                     row, "not_an_image", f"the image cannot be decoded: {error}"
                 ) from None
-            descriptors.append(describe(small[:, :, 0])._asdict())
-        predictions = self.classifier.predict(faces)
+        if not inputs:
+            return []
+        predictions = self.classifier.predict(np.stack(inputs))
         embeddings = predictions.embedding
         time = timestamp()
         records: list[dict[str, Any]] = []
@@ -92,8 +101,9 @@ class Predictor:
                 "probabilities": dict(zip(EMOTIONS, record["probabilities"], strict=True)),
                 "model_version": self.version,
                 "synthetic": card.synthetic,
+                **place,
             }
-            for record in records
+            for record, place in zip(records, places, strict=True)
         ]
 
 
