@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test serve up lock clean
+.PHONY: help run test bench serve up lock clean
 help:      ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -15,6 +15,10 @@ run: $(VENV)/ready          ## from nothing to a promoted champion: the whole pi
 
 test: $(VENV)/ready-dev     ## lint, types, import layers, every test
 	ruff check . && ruff format --check . && mypy && lint-imports && pytest
+
+bench: $(VENV)/ready        ## the benchmarks in short, on synthetic faces: minutes; docs/benchmarks.md has the long ones
+	python benchmarks/training.py --quick
+	python benchmarks/drift.py --windows 10 --shifted 2 --pool 3000 --sizes 500
 
 serve: $(VENV)/ready        ## the champion over HTTP on port 3000
 	bentoml serve
