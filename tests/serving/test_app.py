@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.app import app, start
+from ferops.serving.metrics import Metrics
 from ferops.serving.prediction_log import PredictionLog, read_feedback, read_predictions
 from ferops.serving.predictor import Predictor
 from ferops.settings import Environment
@@ -25,12 +26,22 @@ SOMEBODY = "0" * 32
 class Client(TestClient):
     """Errors of the server come back as 500, as a real client would see them."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, **changes):
         super().__init__(app, raise_server_exceptions=False)
         self.log_dir = folder / "log"
         self.classifier = OnnxClassifier(write_tiny_package(folder / "package"))
-        limits = Environment(max_upload_mb=0.1, max_pixels=250_000, max_images=8)
-        start(app, Predictor(self.classifier, "3", PredictionLog(self.log_dir), limits.max_pixels), limits)
+        limits = Environment(
+            **{"max_upload_mb": 0.1, "max_pixels": 250_000, "max_images": 8, "max_request_mb": 0.5} | changes
+        )
+        metrics = Metrics()
+        log = PredictionLog(self.log_dir, limits.log_durability, metrics)
+        predictor = Predictor(self.classifier, "3", log, limits.max_pixels, log_required=limits.log_required)
+        start(app, predictor, limits, metrics)
+        self.serving = app.state.serving
+
+    def request(self, *arguments, **options):
+        app.state.serving = self.serving  # there is one app, and perhaps another client of it
+        return super().request(*arguments, **options)
 
     def predict(self, *contents, field="images"):
         return self.post("/predict", files=[(field, ("face.png", c)) for c in contents])
@@ -191,6 +202,27 @@ def test_a_log_that_cannot_be_written_fails_no_prediction(tmp_path):
     assert client.predict(png(), png()).status_code == 200
     assert client.get("/model").json()["log"]["failed"] == 2
     assert client.post("/feedback", json={"id": SOMEBODY, "emotion": "sad"}).json()["logged"] is False
+
+
+def test_where_the_log_is_required_no_answer_is_given_without(tmp_path):
+    (tmp_path / "log").write_text("no folder")
+    client = Client(tmp_path, log_required=True)
+    for response in (
+        client.predict(png()),
+        client.post("/feedback", json={"id": SOMEBODY, "emotion": "sad"}),
+    ):
+        assert_refused(response, 503, "log_unavailable")
+        assert response.headers["retry-after"] == "1"
+    (tmp_path / "log").unlink()
+    assert client.predict(png()).status_code == 200
+
+
+def test_an_error_of_the_service_tells_the_client_nothing_of_its_inside(tmp_path):
+    client = Client(tmp_path)
+    client.classifier._session = None
+    response = client.predict(png())
+    assert_refused(response, 500, "internal_error")
+    assert "Error" not in response.text and ".py" not in response.text
 
 
 def damaged(content):

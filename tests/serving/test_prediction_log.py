@@ -1,6 +1,10 @@
 import json
 import multiprocessing
 import os
+import re
+import shutil
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,6 +12,8 @@ import pytest
 
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.emotions import EMOTIONS
+from ferops.serving import prediction_log
+from ferops.serving.metrics import Metrics
 from ferops.serving.prediction_log import PredictionLog, read_feedback, read_predictions, timestamp
 
 
@@ -100,29 +106,79 @@ def test_the_last_word_on_a_prediction_counts(tmp_path):
     assert dict(zip(feedback["id"], feedback["emotion"], strict=True)) == {"a": "happy", "b": "fear"}
 
 
+def value(metrics, name):
+    return float(re.search(rf"^{name} (\S+)$", metrics.page()[0].decode(), re.MULTILINE)[1])
+
+
 def test_a_log_that_cannot_be_written_is_counted_and_warned_of_once(tmp_path, caplog):
     (tmp_path / "predictions").write_text("a file where the folder should be")
-    lost = []
-    log = PredictionLog(tmp_path, on_failure=lost.append)
+    metrics = Metrics()
+    log = PredictionLog(tmp_path, metrics=metrics)
     assert not log.predictions([a_prediction(0), a_prediction(1)])
     assert not log.predictions([a_prediction(2)])
-    assert (log.failed, lost) == (3, [2, 1])
+    assert log.failed == value(metrics, "ferops_unlogged_records_total") == 3
+    assert value(metrics, "ferops_log_failing") == 1
     assert len(caplog.records) == 1
     (tmp_path / "predictions").unlink()
     assert log.predictions([a_prediction(3)])
+    assert value(metrics, "ferops_log_failing") == 0
+    assert "again" in caplog.records[-1].message
 
 
-def test_a_full_disk_loses_one_record_and_spoils_no_other(tmp_path, monkeypatch):
+def test_a_full_disk_loses_whole_requests_and_spoils_no_other(tmp_path, monkeypatch):
     log = PredictionLog(tmp_path)
     log.predictions([a_prediction(0)])
     write = os.write
     with monkeypatch.context() as full:
-        full.setattr(os, "write", lambda handle, data: write(handle, data[:10]))
-        assert not log.predictions([a_prediction(1)])
-    log.predictions([a_prediction(2)])
+        full.setattr(os, "write", lambda handle, data: write(handle, data[:-10]))
+        assert not log.predictions([a_prediction(1), a_prediction(2)])
+    assert log.predictions([a_prediction(3)])
     frame = read_predictions(tmp_path)
-    assert list(frame["id"]) == ["id-0", "id-2"]
-    assert frame.attrs["torn_lines"] == 1
+    assert list(frame["id"]) == ["id-0", "id-3"]
+    assert frame.attrs["torn_lines"] == 0
+    assert len(files_of(tmp_path)) == 1
+
+
+def test_a_log_that_somebody_deletes_is_begun_anew(tmp_path):
+    log = PredictionLog(tmp_path)
+    log.predictions([a_prediction(0)])
+    shutil.rmtree(tmp_path / "predictions")
+    assert log.predictions([a_prediction(1)])
+    assert list(read_predictions(tmp_path)["id"]) == ["id-1"]
+
+
+def test_with_disk_durability_nothing_returns_before_the_disk_has_it(tmp_path, monkeypatch):
+    on_disk = {}
+
+    def sync(handle):
+        time.sleep(0.02)  # as long as a disk takes, so that others write meanwhile
+        on_disk[os.fstat(handle).st_ino] = os.fstat(handle).st_size
+
+    monkeypatch.setattr(prediction_log, "_sync", sync)
+    log, syncs = PredictionLog(tmp_path, durability="disk"), []
+
+    def a_request(number):
+        assert log.predictions([a_prediction(number)])
+        (path,) = files_of(tmp_path)
+        kept = path.read_bytes()[: on_disk[path.stat().st_ino]]
+        syncs.append(f'"id-{number}"'.encode() in kept)
+
+    threads = [threading.Thread(target=a_request, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert syncs == [True] * 20
+
+
+def test_a_disk_that_does_not_sync_is_a_failure(tmp_path, monkeypatch):
+    def broken(handle):
+        raise OSError("input/output error")
+
+    log = PredictionLog(tmp_path, durability="disk")
+    monkeypatch.setattr(prediction_log, "_sync", broken)
+    assert not log.predictions([a_prediction(0)])
+    assert log.failed == 1
 
 
 def _log_many(folder, worker, count):

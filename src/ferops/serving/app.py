@@ -1,27 +1,35 @@
 """The HTTP face of the service: `POST /predict`, `GET /model`, `POST /feedback`.
 
 An ASGI app of our own, mounted in the Bento, rather than BentoML's typed APIs: those answer 500 to a file
-that is no image and keep no limit on an upload. Here every error is 4xx with `{"code", "message"}`.
+that is no image and keep no limit on an upload. Here every error is 4xx with `{"code", "message"}`, or 503
+with `Retry-After` where there is more to do than can be done.
 """
 
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ferops.emotions import EMOTIONS, UnknownEmotionError, canonical
 from ferops.serving import faces
+from ferops.serving.admission import RETRY_AFTER_S, Admission, overloaded
+from ferops.serving.metrics import Measured, Metrics
 from ferops.serving.prediction_log import timestamp
-from ferops.serving.predictor import Predictor, UnusableImageError
+from ferops.serving.predictor import Predictor, UnloggedError, UnusableImageError
+from ferops.serving.source import Source
 from ferops.serving.uploads import UploadError, read_images
 from ferops.settings import Environment
 
@@ -37,33 +45,75 @@ class Serving:
     """What the routes need; set when the service starts.
 
     Attributes:
-        predictor: answers.
-        limits: of uploads.
+        predictor: answers. A request takes it once, so that one model gives all its answers.
+        limits: of uploads, and of how many at one time.
+        metrics: of this worker.
+        admission: who may come in.
         threads: requests that decode and classify at one time; more wait.
-        source: `champion`, `release` or `package`.
     """
 
     predictor: Predictor
     limits: Environment
+    metrics: Metrics
+    admission: Admission
     threads: CapacityLimiter
-    source: str
 
 
-def start(app: Starlette, predictor: Predictor, limits: Environment, source: str = "package") -> None:
-    """Make the app ready to answer; `source` says what kind of model it is."""
-    app.state.serving = Serving(predictor, limits, CapacityLimiter(max(2, os.cpu_count() or 1)), source)
+def start(app: Starlette, predictor: Predictor, limits: Environment, metrics: Metrics | None = None) -> None:
+    """Make the app ready to answer."""
+    metrics = metrics or Metrics()
+    admission = Admission(limits.queue, int(limits.queue_mb * 1e6), metrics.held.set)
+    app.state.serving = Serving(
+        predictor, limits, metrics, admission, CapacityLimiter(max(2, os.cpu_count() or 1))
+    )
+    metrics.model(predictor.version, predictor.source)
+
+
+def take_over(app: Starlette, source: Source) -> None:
+    """Answer with another model from now on; requests in work are finished by the one they began with."""
+    serving: Serving = app.state.serving
+    old = serving.predictor
+    new = replace(old, classifier=source.classifier, version=source.version, source=source.kind)
+    serving.predictor = new
+    serving.metrics.model(new.version, new.source, before=(old.version, old.source))
+    serving.metrics.swaps.inc()
 
 
 async def predict(request: Request) -> Response:
     """Classify every image of a multipart request."""
     serving: Serving = request.app.state.serving
-    max_bytes = int(serving.limits.max_upload_mb * 1e6)
+    limits = serving.limits
+    deadline = anyio.current_time() + limits.timeout_s
     find_faces = faces.wanted(request.query_params.get("faces"))
-    contents = await read_images(request, serving.limits.max_images, max_bytes)
-    answers = await anyio.to_thread.run_sync(
-        serving.predictor.predict, contents, find_faces, limiter=serving.threads
-    )
+    with serving.admission.place() as place:
+        with _in_time(deadline, received_late()):
+            contents = await read_images(
+                request,
+                limits.max_images,
+                int(limits.max_upload_mb * 1e6),
+                int(limits.max_request_mb * 1e6),
+                place.take,
+            )
+        serving.metrics.images.observe(len(contents))
+        with _in_time(deadline, overloaded()):  # while it waits; a thread that began is not interrupted
+            answers = await anyio.to_thread.run_sync(
+                serving.predictor.predict, contents, find_faces, limiter=serving.threads
+            )
     return JSONResponse({"predictions": answers})
+
+
+@contextmanager
+def _in_time(deadline: float, refusal: UploadError) -> Iterator[None]:
+    """Give up at a moment of the event loop's clock."""
+    with anyio.CancelScope(deadline=deadline) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise refusal
+
+
+def received_late() -> UploadError:
+    """The refusal of a client that takes too long."""
+    return UploadError(408, "timeout", "the request was not received in time: send less, or faster")
 
 
 async def model(request: Request) -> Response:
@@ -73,11 +123,12 @@ async def model(request: Request) -> Response:
     return JSONResponse(
         {
             "model_version": predictor.version,
-            "source": request.app.state.serving.source,
+            "source": predictor.source,
             "synthetic": card.synthetic,
             "runtime": predictor.classifier.runtime,
             "card": asdict(card),
-            "log": {"folder": str(predictor.log.folder), "failed": predictor.log.failed},
+            "shadow": predictor.shadow and predictor.shadow.version,
+            "log": {"failed": predictor.log.failed},
         }
     )
 
@@ -88,8 +139,9 @@ async def feedback(request: Request) -> Response:
     The id's form is checked, not its existence: another worker or machine may have made the prediction.
     Monitoring joins the two logs and passes over ids that no prediction has.
     """
-    predictor: Predictor = request.app.state.serving.predictor
-    given = await _json_object(request)
+    serving: Serving = request.app.state.serving
+    with _in_time(anyio.current_time() + serving.limits.timeout_s, received_late()):
+        given = await _json_object(request)
     identity, emotion = given.get("id"), given.get("emotion")
     if not isinstance(identity, str) or not PREDICTION_ID.fullmatch(identity):
         raise UploadError(422, "bad_id", "`id` must be the id of a prediction, 32 hexadecimal digits")
@@ -100,7 +152,9 @@ async def feedback(request: Request) -> Response:
     if named is None:
         raise UploadError(422, "unknown_emotion", f"`emotion` must be one of {', '.join(EMOTIONS)}")
     record = {"id": identity, "time": timestamp(), "emotion": named}
-    logged = await anyio.to_thread.run_sync(predictor.log.feedback, record)
+    logged = await anyio.to_thread.run_sync(serving.predictor.log.feedback, record)
+    if not logged and serving.limits.log_required:
+        raise unlogged()
     return JSONResponse({**record, "logged": logged}, status_code=202)
 
 
@@ -123,27 +177,62 @@ async def _json_object(request: Request) -> dict[str, Any]:
     return given
 
 
-async def refused(_: Request, error: Exception) -> Response:
+async def metrics_page(request: Request) -> Response:
+    """All workers' metrics, for Prometheus."""
+    content, media_type = request.app.state.serving.metrics.page()
+    return Response(content, media_type=media_type)
+
+
+def _refusal(
+    request: Request,
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    **details: Any,
+) -> Response:
+    request.app.state.serving.metrics.refusals.labels(code).inc()
+    return JSONResponse({"code": code, "message": message, **details}, status, headers)
+
+
+async def refused(request: Request, error: Exception) -> Response:
     """An `UploadError` as JSON."""
     assert isinstance(error, UploadError)
-    body = {"code": error.code, "message": str(error), **error.details}
-    # What is left of a body that was too large is not read: the connection ends with the answer.
-    headers = {"connection": "close"} if error.status == 413 else None
-    return JSONResponse(body, error.status, headers)
+    headers = {}
+    if error.status == 503:
+        headers = {"retry-after": str(RETRY_AFTER_S)}
+    elif error.status in (408, 413):  # what is left of the body is not read: the connection ends
+        headers = {"connection": "close"}
+    return _refusal(request, error.status, error.code, str(error), headers, **error.details)
 
 
-async def unusable(_: Request, error: Exception) -> Response:
+async def unusable(request: Request, error: Exception) -> Response:
     """An image that cannot be classified, as JSON; `index` says which."""
     assert isinstance(error, UnusableImageError)
     status = 413 if error.code == "too_many_pixels" else 422
-    return JSONResponse({"code": error.code, "message": str(error), "index": error.index}, status)
+    return _refusal(request, status, error.code, str(error), index=error.index)
 
 
-async def http_error(_: Request, error: Exception) -> Response:
+async def not_logged(request: Request, _: Exception) -> Response:
+    """Predictions that could not be logged where the log is required."""
+    return await refused(request, unlogged())
+
+
+def unlogged() -> UploadError:
+    """The refusal to answer what cannot be logged."""
+    return UploadError(503, "log_unavailable", "the answer could not be logged, which it must be: try again")
+
+
+async def failed(request: Request, _: Exception) -> Response:
+    """An error of our own, of which the log has the traceback and the client nothing."""
+    return _refusal(request, 500, "internal_error", "the service failed; its log says why")
+
+
+async def http_error(request: Request, error: Exception) -> Response:
     """The framework's own refusals (method not allowed …) as JSON."""
     assert isinstance(error, HTTPException)
     code = error.detail.lower().replace(" ", "_")
-    return JSONResponse({"code": code, "message": error.detail}, error.status_code, error.headers)
+    return _refusal(request, error.status_code, code, error.detail, error.headers)
 
 
 app = Starlette(
@@ -151,6 +240,14 @@ app = Starlette(
         Route("/predict", predict, methods=["POST"]),
         Route("/model", model, methods=["GET"]),
         Route("/feedback", feedback, methods=["POST"]),
+        Route("/metrics", metrics_page, methods=["GET"]),
     ],
-    exception_handlers={UploadError: refused, UnusableImageError: unusable, HTTPException: http_error},
+    middleware=[Middleware(Measured)],
+    exception_handlers={
+        UploadError: refused,
+        UnusableImageError: unusable,
+        UnloggedError: not_logged,
+        HTTPException: http_error,
+        Exception: failed,
+    },
 )

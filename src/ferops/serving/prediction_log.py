@@ -4,9 +4,10 @@
     >>> log.predictions([record])  # doctest: +SKIP
     >>> read_predictions(Path("predictions"), model_version="3", limit=2000)  # doctest: +SKIP
 
-Each line is one `os.write` on a descriptor opened to append, into a file that no other process writes: lines
-never mix, and a crash can cut only the last one short. A log that cannot be written never fails a
-prediction; it is counted, and said once.
+Each request is one `os.write` on a descriptor opened to append, into a file that no other process writes:
+lines never mix, and a crash can cut only the last one short. It is done before the request is answered, so
+that an answer outlives its process, and with `disk` durability its machine. A log that cannot be written
+fails no prediction; it is counted, and said once.
 """
 
 import json
@@ -15,8 +16,8 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,9 @@ from ferops.emotions import EMOTIONS
 if TYPE_CHECKING:  # only readers need pandas; the service starts faster without
     import pandas as pd
 
-Kind = Literal["predictions", "feedback"]
+    from ferops.serving.metrics import Metrics
+
+Kind = Literal["predictions", "feedback", "shadow"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,69 +45,153 @@ class PredictionLog:
 
     Args:
         folder: made when the first record is written.
-        on_failure: called with the count of records that could not be written.
+        durability: `process`: the operating system has a record when the call returns, so that it survives
+            a killed process; `disk`: the disk has it, so that it survives a power cut.
+        metrics: told what could not be written, and how long writing took.
     """
 
-    def __init__(self, folder: Path, on_failure: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        durability: Literal["process", "disk"] = "process",
+        metrics: "Metrics | None" = None,
+    ) -> None:
         self.folder = folder
         self.failed = 0
-        self._on_failure = on_failure
+        self._to_disk = durability == "disk"
+        self._metrics = metrics
+        self._failing = False
         self._lock = threading.Lock()
         self._open: dict[Kind, _OpenFile] = {}
 
     def predictions(self, records: Sequence[Mapping[str, Any]]) -> bool:
-        """Append predictions; False when they could not all be written, which is counted and warned of."""
+        """Append predictions, all or none; False when they could not be written."""
         return self._append("predictions", records)
 
     def feedback(self, record: Mapping[str, Any]) -> bool:
         """Append one feedback; False when it could not be written."""
         return self._append("feedback", [record])
 
+    def shadow(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Append what model and challenger said of the same images; False when it could not be written."""
+        return self._append("shadow", records)
+
     def _append(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> bool:
-        written = 0
-        lines = [json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records]
+        begin = time.perf_counter()
+        lines = b"".join(json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records)
+        try:
+            with self._lock:
+                file = self._file(kind)
+                written = file.write(lines)
+            if self._to_disk:  # outside the lock: requests that come meanwhile share the next one
+                file.sync(written)
+        except OSError as error:
+            self._fails(kind, len(records), error)
+            return False
+        if self._failing:
+            self._failing = False
+            logger.warning("the %s log can be written again", kind)
+            if self._metrics:
+                self._metrics.log_failing.set(0)
+        if self._metrics:
+            self._metrics.log_seconds.observe(time.perf_counter() - begin)
+        return True
+
+    def _fails(self, kind: Kind, lost: int, error: OSError) -> None:
         with self._lock:
-            try:
-                for line in lines:
-                    self._file(kind).write(line)
-                    written += 1
-            except OSError as error:
-                if self.failed == 0:
-                    logger.warning("the %s log cannot be written: %s; predictions go on without", kind, error)
-                self.failed += len(lines) - written
-                self._close(kind)
-        if written < len(lines) and self._on_failure:
-            self._on_failure(len(lines) - written)
-        return written == len(lines)
+            self.failed += lost
+            first, self._failing = not self._failing, True
+        if first:
+            logger.warning("the %s log cannot be written: %s", kind, error)
+        if self._metrics:
+            self._metrics.unlogged.inc(lost)
+            self._metrics.log_failing.set(1)
 
     def _file(self, kind: Kind) -> "_OpenFile":
         now = datetime.now(UTC)
         key = (os.getpid(), now.date().isoformat())  # a forked worker and a new day get files of their own
         current = self._open.get(kind)
-        if current is None or current.key != key:
-            self._close(kind)
+        if current is None or current.key != key or current.is_gone():
+            if current is not None:
+                del self._open[kind]
+                current.close(self._to_disk)
             host = re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname())
             path = self.folder / kind / key[1] / f"{host}-{key[0]}-{now:%Y%m%dT%H%M%S%f}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if self._to_disk:
+                for folder in (path.parent, path.parent.parent, self.folder):
+                    _sync_folder(folder)  # or the file itself is gone after a power cut
             current = self._open[kind] = _OpenFile(key, handle)
         return current
 
-    def _close(self, kind: Kind) -> None:
-        current = self._open.pop(kind, None)
-        if current is not None:
-            os.close(current.handle)
 
-
-@dataclass
 class _OpenFile:
-    key: tuple[int, str]
-    handle: int
+    """A file that only this process appends to."""
 
-    def write(self, line: bytes) -> None:
-        written = os.write(self.handle, line)
-        if written != len(line):  # the disk is full: the rest of this line is lost, the next file is new
-            raise OSError(f"only {written} of {len(line)} bytes could be written")
+    def __init__(self, key: tuple[int, str], handle: int) -> None:
+        self.key = key
+        self._handle = handle
+        self._size = 0
+        self._synced = 0
+        self._syncing = threading.Lock()
+
+    def is_gone(self) -> bool:
+        """Whether somebody deleted the file, or writing to it went wrong beyond repair."""
+        try:
+            return os.fstat(self._handle).st_nlink == 0
+        except OSError:
+            return True
+
+    def write(self, lines: bytes) -> int:
+        """Append all or nothing, and give the size of the file."""
+        try:
+            written = os.write(self._handle, lines)
+            if written != len(lines):
+                raise OSError(f"only {written} of {len(lines)} bytes could be written: is the disk full?")
+        except OSError:
+            try:
+                os.ftruncate(self._handle, self._size)  # no half line, and the file can be used again
+            except OSError:
+                self.close(to_disk=False)
+            raise
+        self._size += written
+        return self._size
+
+    def sync(self, size: int) -> None:
+        """Return when the disk has the first `size` bytes; one call serves all that waited for it."""
+        with self._syncing:
+            if self._synced < size:
+                upto = self._size
+                _sync(self._handle)
+                self._synced = upto
+
+    def close(self, to_disk: bool) -> None:
+        with self._syncing:
+            if to_disk:
+                _sync(self._handle)
+                self._synced = self._size
+            handle, self._handle = self._handle, -1
+            if handle >= 0:
+                os.close(handle)
+
+
+#: Without the file's times, which nothing here needs; macOS has the other one only.
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_records(log_dir: Path, kind: Kind) -> Iterator[dict[str, Any]]:
+    """Every whole record of one kind, day by day, newest day first."""
+    for day in _days(log_dir / kind):
+        yield from (record for record in _records(day) if record is not None)
 
 
 def read_predictions(

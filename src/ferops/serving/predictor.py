@@ -14,6 +14,7 @@ from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving import faces
 from ferops.serving.prediction_log import PredictionLog, timestamp
+from ferops.serving.shadow import Shadow
 
 
 class UnusableImageError(ValueError):
@@ -25,6 +26,10 @@ class UnusableImageError(ValueError):
         self.code = code
 
 
+class UnloggedError(RuntimeError):
+    """The predictions could not be logged, and the service is not to answer without."""
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A classifier with its version and the log of what it answered; safe to call from many threads.
@@ -34,12 +39,18 @@ class Predictor:
         version: of the model, as answers and log name it.
         log: takes each prediction once.
         max_pixels: of one decoded image.
+        source: what kind of model it is: `champion`, `release` or `package`.
+        log_required: give no answer that is not in the log.
+        shadow: a challenger that sees the same images.
     """
 
     classifier: OnnxClassifier
     version: str
     log: PredictionLog
     max_pixels: int
+    source: str = "package"
+    log_required: bool = False
+    shadow: Shadow | None = None
 
     def predict(self, contents: Sequence[bytes], find_faces: bool = False) -> list[dict[str, Any]]:
         """Classify encoded images of any size; all of them or none.
@@ -51,9 +62,11 @@ class Predictor:
 
         Raises:
             UnusableImageError: for the first image that is none, too large or damaged.
+            UnloggedError: if they are not in the log and `log_required`.
         """
         card = self.classifier.card
         inputs: list[NDArray[np.uint8]] = []
+        seen: list[NDArray[np.uint8]] = []
         descriptors: list[dict[str, float]] = []
         places: list[dict[str, Any]] = []
         for row, content in enumerate(contents):
@@ -62,16 +75,17 @@ class Predictor:
                 for face in faces.found(image) if find_faces else [None]:
                     crop = image if face is None else faces.cut(image, face)
                     inputs.append(pixels.face(crop, card.input_side))
+                    if self.shadow is not None:
+                        same = self.shadow.side == card.input_side
+                        seen.append(inputs[-1] if same else pixels.face(crop, self.shadow.side))
                     # Described at the size of the datasets' faces, so that drift compares like with like.
                     small = inputs[-1] if card.input_side == pixels.FACE_SIDE else pixels.face(crop)
                     descriptors.append(describe(small[:, :, 0])._asdict())
                     places.append({} if face is None else {"image": row, **face.place()})
             except pixels.ImageError as error:
                 raise UnusableImageError(row, error.code, str(error)) from None
-            except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes
-                raise UnusableImageError(
-                    row, "not_an_image", f"the image cannot be decoded: {error}"
-                ) from None
+            except Exception:  # Pillow's plug-ins raise nearly anything on hostile bytes
+                raise UnusableImageError(row, "not_an_image", "the image cannot be decoded") from None
         if not inputs:
             return []
         predictions = self.classifier.predict(np.stack(inputs))
@@ -92,7 +106,10 @@ class Predictor:
                     "descriptors": {name: _rounded(value) for name, value in descriptors[row].items()},
                 }
             )
-        self.log.predictions(records)
+        if not self.log.predictions(records) and self.log_required:
+            raise UnloggedError("the prediction log cannot be written")
+        if self.shadow is not None:
+            self.shadow.offer(np.stack(seen), records)
         return [
             {
                 "id": record["id"],

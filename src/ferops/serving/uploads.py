@@ -1,6 +1,6 @@
 """Images out of a multipart request, refused as soon as they are too many or too large."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
@@ -90,13 +90,21 @@ class _Parts:
         self.complete = True
 
 
-async def read_images(request: Request, max_images: int, max_bytes: int) -> list[bytes]:
-    """The images of a `multipart/form-data` request, in the order they came.
+async def read_images(
+    request: Request,
+    max_images: int,
+    max_bytes: int,
+    max_request_bytes: int,
+    take: Callable[[int], None] = lambda size: None,
+) -> list[bytes]:
+    """The images of a `multipart/form-data` request, in the order they came; they never touch the disk.
 
     Args:
         request: its body was not read yet.
         max_images: in one request.
         max_bytes: of one image.
+        max_request_bytes: of the request.
+        take: called with the size of each piece that comes in; may refuse the request.
 
     Raises:
         UploadError: 415 for another content type, 413 for too much, 400 for a damaged body or no image.
@@ -116,7 +124,9 @@ async def read_images(request: Request, max_images: int, max_bytes: int) -> list
             raise FormParserError("no boundary in the content type")
         callbacks = {name: getattr(parts, name) for name in dir(parts) if name.startswith("on_")}
         parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
-        async for chunk in _limited(request, max_images * (max_bytes + PART_OVERHEAD)):
+        limit = min(max_request_bytes, max_images * (max_bytes + PART_OVERHEAD))
+        async for chunk in _limited(request, limit):
+            take(len(chunk))
             parser.write(chunk)
         parser.finalize()
     except (FormParserError, UnicodeError) as error:
@@ -135,8 +145,15 @@ async def read_images(request: Request, max_images: int, max_bytes: int) -> list
 
 async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
     received = 0
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:  # no need to wait for all that
+        raise _too_large(limit)
     async for chunk in request.stream():
         received += len(chunk)
         if received > limit:
-            raise UploadError(413, "too_large", f"the request has more than {limit} bytes")
+            raise _too_large(limit)
         yield chunk
+
+
+def _too_large(limit: int) -> UploadError:
+    return UploadError(413, "too_large", f"the request has more than {limit} bytes: send fewer images in one")

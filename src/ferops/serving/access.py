@@ -1,0 +1,72 @@
+"""Who is answered: whoever brings the token, and without a token this machine alone.
+
+`bentoml serve` listens on every interface unless told otherwise, and the service cannot know what it was
+told. So each request is judged by the addresses of its own connection: one that came over loopback, from a
+client on loopback, is from this machine; a proxy in between that names its client does not change that.
+"""
+
+import hmac
+import ipaddress
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+#: What orchestrators ask; answered to everybody, for it says nothing but alive or not.
+OPEN = frozenset({"/healthz", "/livez", "/readyz"})
+
+logger = logging.getLogger("bentoml.ferops")
+
+
+class Access:
+    """ASGI middleware that answers 401 to whoever may not ask.
+
+    Args:
+        app: asked by those who may.
+        token: to be brought by everybody as `Authorization: Bearer <token>`; none: only this machine asks.
+        anybody: without a token, answer other machines too.
+    """
+
+    def __init__(self, app: "ASGIApp", token: str | None = None, anybody: bool = False) -> None:
+        self.app = app
+        self._token = None if token is None else token.encode()
+        self._anybody = anybody
+        self._warned = False
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Pass on or refuse."""
+        if scope["type"] not in ("http", "websocket") or scope["path"] in OPEN or self._may_ask(scope):
+            await self.app(scope, receive, send)
+            return
+        if self._token is None:
+            message = "this service answers its own machine only: it was started without FEROPS_TOKEN"
+            if not self._warned:
+                logger.warning(
+                    "another machine was refused: set FEROPS_TOKEN, or FEROPS_AUTH=off for everybody"
+                )
+                self._warned = True
+        else:
+            message = "send the header `Authorization: Bearer <token>` with the service's token"
+        body = {"code": "unauthorized", "message": message}
+        response = JSONResponse(body, 401, {"www-authenticate": 'Bearer realm="ferops"'})
+        await response(scope, receive, send)
+
+    def _may_ask(self, scope: "Scope") -> bool:
+        if self._token is None:
+            return self._anybody or (_is_loopback(scope.get("server")) and _is_loopback(scope.get("client")))
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, token = (given[0] if len(given) == 1 else b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+
+
+def _is_loopback(address: Sequence[object] | None) -> bool:
+    try:
+        parsed = ipaddress.ip_address(str(address[0]) if address else "")
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback

@@ -1,0 +1,147 @@
+"""What the service tells Prometheus at `/metrics`, summed over its workers.
+
+    >>> metrics = Metrics()  # doctest: +SKIP
+    >>> metrics.requests.labels("/predict", "200").inc()  # doctest: +SKIP
+
+BentoML's own metrics are off: they name every path that anybody asks for, so a scanner makes them grow
+without end. These name the routes that there are.
+"""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+#: Seconds; from a small model's one image to a queue that is full.
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """One worker's metrics. Make it in the worker: BentoML says only there where workers meet."""
+
+    def __init__(self) -> None:
+        import prometheus_client  # not above: it decides when imported how processes share their numbers
+        from prometheus_client import Counter, Gauge, Histogram
+
+        _forget_dead_workers()
+        self._client = prometheus_client
+        self._registry = prometheus_client.CollectorRegistry()
+        here: Any = {"registry": self._registry}
+        self.requests = Counter(
+            "ferops_requests", "Answers by route and HTTP status", ["route", "status"], **here
+        )
+        self.seconds = Histogram(
+            "ferops_request_seconds",
+            "From a request's first byte to its whole answer",
+            ["route"],
+            buckets=SECONDS,
+            **here,
+        )
+        self.images = Histogram("ferops_request_images", "Images in one request", buckets=IMAGES, **here)
+        self.refusals = Counter("ferops_refusals", "Requests that were refused, by code", ["code"], **here)
+        self.held = Gauge(
+            "ferops_requests_held",
+            "Prediction requests being received, waiting or in work",
+            multiprocess_mode="livesum",
+            **here,
+        )
+        self.models = Gauge(
+            "ferops_model_workers",
+            "Workers that answer with this model",
+            ["model_version", "source"],
+            multiprocess_mode="livesum",
+            **here,
+        )
+        self.swaps = Counter("ferops_model_swaps", "New champions that a worker took over", **here)
+        self.refused_champions = Counter(
+            "ferops_refused_champions", "New champions that a worker did not take over", **here
+        )
+        self.champion_refused = Gauge(
+            "ferops_champion_refused",
+            "1 while a worker answers with another model than the champion, which it refused",
+            multiprocess_mode="livemax",
+            **here,
+        )
+        self.unlogged = Counter(
+            "ferops_unlogged_records", "Predictions and feedback that could not be logged", **here
+        )
+        self.log_failing = Gauge(
+            "ferops_log_failing", "1 while the log cannot be written", multiprocess_mode="livemax", **here
+        )
+        self.log_seconds = Histogram(
+            "ferops_log_seconds",
+            "What logging added to one request, which waits for it",
+            buckets=(0.0001, 0.001, 0.005, 0.02, 0.1, 0.5, 2),
+            **here,
+        )
+        self.shadow_images = Counter(
+            "ferops_shadow_images", "Images that the challenger saw, by agreement", ["agreed"], **here
+        )
+        self.shadow_dropped = Counter(
+            "ferops_shadow_dropped", "Images that the challenger did not see, as it was too slow", **here
+        )
+
+    def model(self, version: str, source: str, before: tuple[str, str] | None = None) -> None:
+        """This worker answers with a model now, and no longer with the one `before`."""
+        if before is not None:
+            self.models.labels(*before).set(0)
+        self.models.labels(version, source).set(1)
+
+    def page(self) -> tuple[bytes, str]:
+        """The text for Prometheus and its content type."""
+        registry = self._registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            from prometheus_client import multiprocess
+
+            registry = self._client.CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)
+        return self._client.generate_latest(registry), self._client.CONTENT_TYPE_LATEST
+
+
+def _forget_dead_workers() -> None:
+    """Remove what killed workers left: they answer no more."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    for path in Path(folder).glob("gauge_live*_*.db") if folder else ():
+        try:
+            os.kill(int(path.stem.rpartition("_")[2]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (ValueError, OSError):
+            pass
+
+
+class Measured:
+    """ASGI middleware that counts and times the requests of an app's own routes."""
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Pass the request on; measure it when the app has metrics by then."""
+        metrics: Metrics | None = None
+        if scope["type"] == "http":
+            with suppress(AttributeError):  # an app that was not started has none
+                metrics = scope["app"].state.serving.metrics
+        if metrics is None:
+            await self.app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), "500"
+
+        async def note(message: "Message") -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            metrics.requests.labels(route, status).inc()
+            metrics.seconds.labels(route).observe(time.perf_counter() - begin)

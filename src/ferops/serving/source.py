@@ -1,0 +1,99 @@
+"""Which model answers: the champion, else the release; or the package folder that somebody names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import bentoml
+
+from ferops import files, tracking
+from ferops.models.onnx import OnnxClassifier
+from ferops.promotion.champion import Champion, NoChampionError
+from ferops.promotion.release import load_release, served_model
+from ferops.settings import Environment
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to serve.
+
+    Attributes:
+        kind: `champion`, `release` or `package`.
+        version: as answers and log name it, such as `v3-<8 digits>`, `release-<8 digits>` or
+            `package-<8 digits>`.
+        bento_tag: of a champion; a release and a package are folders.
+        classifier: loaded, and checked against its recorded answers, which also warms it up.
+    """
+
+    kind: str
+    version: str
+    bento_tag: str | None
+    classifier: OnnxClassifier
+
+    def sentence(self) -> str:
+        """For the log of a server that starts."""
+        faces = ", trained on synthetic faces" if self.classifier.card.synthetic else ""
+        why = {
+            "champion": "the champion",
+            "release": "the released model; a champion takes its place once one is promoted",
+            "package": "a package folder, as FEROPS_PACKAGE asks",
+        }
+        return f"serving {self.version}: {why[self.kind]}{faces}"
+
+
+def find_source(environment: Environment) -> Source:
+    """What to serve: a package folder when one is given, else the champion, else the release.
+
+    Raises:
+        NoChampionError: if there is none.
+        BrokenPackageError: if it is broken.
+        ValueError: if the pointer or the release is no such file.
+    """
+    if environment.package is not None:
+        return _folder(environment.package)
+    model = served_model(environment.registry_dir, environment.release_dir)
+    return champion_source(model) if isinstance(model, Champion) else _folder(model.path)
+
+
+def champion_source(champion: Champion) -> Source:
+    """The champion, loaded and checked.
+
+    Raises:
+        NoChampionError: if the model store has lost it.
+        BrokenPackageError: if it is broken.
+    """
+    return Source("champion", champion.label, champion.bento_tag, _checked(champion.folder()))
+
+
+def find_challenger(shadow: str) -> Source:
+    """What `FEROPS_SHADOW` names: a package folder, or the number of a version that BentoML's store has.
+
+    It computes on one thread, for it must not be in the way of those who wait for an answer.
+
+    Raises:
+        NoChampionError: if it names neither.
+        BrokenPackageError: if it is broken.
+    """
+    folder = Path(shadow)
+    if folder.is_dir():
+        return Source("package", f"package-{files.sha256(folder)[:8]}", None, _checked(folder, threads=1))
+    for model in bentoml.models.list(tracking.REGISTERED_MODEL):
+        label = str(model.tag.version)
+        if label.startswith(f"v{shadow.removeprefix('v')}-"):
+            return Source("champion", label, str(model.tag), _checked(Path(model.path), threads=1))
+    raise NoChampionError(
+        f"FEROPS_SHADOW={shadow} is neither a package folder nor a version in BentoML's model store: "
+        "`bentoml models list` shows those, `ferops package` makes packages/"
+    )
+
+
+def _folder(folder: Path) -> Source:
+    released = load_release(folder)
+    if released is not None:
+        return Source("release", released.label, None, _checked(folder))
+    return Source("package", f"package-{files.sha256(folder)[:8]}", None, _checked(folder))
+
+
+def _checked(folder: Path, threads: int = 0) -> OnnxClassifier:
+    classifier = OnnxClassifier(folder, threads)
+    classifier.self_check()
+    return classifier
