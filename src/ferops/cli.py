@@ -229,6 +229,19 @@ def release() -> None:
     typer.echo(f"{released.path}: {released.label}, {size:.2f} MB; read its README.md, then commit it")
 
 
+@app.command(epilog="Example: FEROPS_SHADOW=packages/patt_lite bentoml serve, and later: ferops shadow")
+def shadow() -> None:
+    """Say how far challengers agreed with the models that answered, by class."""
+    from ferops.serving.shadow import read_agreements
+    from ferops.settings import Environment
+
+    log_dir = Environment().log_dir
+    agreements = read_agreements(log_dir)
+    if not agreements:
+        typer.echo(f"no challenger was compared in {log_dir}: start the service with FEROPS_SHADOW")
+    typer.echo("\n\n".join(agreement.table() for agreement in agreements))
+
+
 @app.command(epilog="Example: ferops monitor || echo 'drift, or too few predictions'")
 def monitor() -> None:
     """Compare logged predictions with the served model's reference. Exit: 0 healthy, 3 drift, 4 too few."""

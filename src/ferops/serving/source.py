@@ -76,9 +76,9 @@ def find_challenger(shadow: str) -> Source:
     folder = Path(shadow)
     if folder.is_dir():
         return Source("package", f"package-{files.sha256(folder)[:8]}", None, _checked(folder, threads=1))
-    for model in bentoml.models.list(tracking.REGISTERED_MODEL):
+    for model in bentoml.models.list():
         label = str(model.tag.version)
-        if label.startswith(f"v{shadow.removeprefix('v')}-"):
+        if model.tag.name == tracking.REGISTERED_MODEL and label.startswith(f"v{shadow.removeprefix('v')}-"):
             return Source("champion", label, str(model.tag), _checked(Path(model.path), threads=1))
     raise NoChampionError(
         f"FEROPS_SHADOW={shadow} is neither a package folder nor a version in BentoML's model store: "

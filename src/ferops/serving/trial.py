@@ -51,6 +51,8 @@ def serve_on_trial(package: Path, images: Sequence[bytes]) -> NDArray[np.float32
             "FEROPS_LOG_DIR": str(scratch / "predictions"),
             "FEROPS_MAX_IMAGES": str(IMAGES_PER_REQUEST),
             "FEROPS_WORKERS": "1",
+            "FEROPS_TOKEN": "",  # it is asked from this machine, by nobody else
+            "FEROPS_SHADOW": "",
             "BENTOML_HOME": str(scratch / "bentoml"),  # it clears files there that a running server needs
         }
         rows: list[list[float]] = []

@@ -1,0 +1,86 @@
+"""Who is answered, by address and by token."""
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from ferops.serving.access import Access
+
+HERE, IPV6, MAPPED = ("127.0.0.1", 50000), ("::1", 50000), ("::ffff:127.0.0.1", 50000)
+STRANGER = ("10.1.2.3", 50000)
+
+
+def inner():
+    async def answer(request):
+        return PlainTextResponse("answered")
+
+    return Starlette(
+        routes=[Route(path, answer) for path in ("/predict", "/metrics", "/livez", "/readyz", "/healthz")]
+    )
+
+
+def ask(access, path="/predict", server=HERE, client=HERE, **headers):
+    async def placed(scope, receive, send):
+        await access({**scope, "server": server, "client": client}, receive, send)
+
+    return TestClient(placed).get(path, headers=headers)
+
+
+@pytest.mark.parametrize("address", [HERE, IPV6, MAPPED])
+def test_without_a_token_this_machine_is_answered(address):
+    assert ask(Access(inner()), server=address, client=address).text == "answered"
+
+
+@pytest.mark.parametrize(
+    ("server", "client"),
+    [
+        (("10.0.0.1", 3000), STRANGER),
+        (("10.0.0.1", 3000), ("10.0.0.1", 50000)),
+        (("10.0.0.1", 3000), HERE),  # what a proxy that trusts everybody lets a stranger say
+        (HERE, STRANGER),  # behind a proxy on this machine, which says for whom it asks
+        (HERE, ("nonsense", 0)),
+        (HERE, None),
+    ],
+)
+def test_without_a_token_no_other_machine_is_answered(server, client):
+    response = ask(Access(inner()), server=server, client=client)
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert "FEROPS_TOKEN" in response.json()["message"]
+
+
+def test_everybody_is_answered_where_that_is_wanted():
+    assert ask(Access(inner(), anybody=True), server=("10.0.0.1", 3000), client=STRANGER).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
+def test_orchestrators_need_no_token(path):
+    assert ask(Access(inner(), token="secret"), path, client=STRANGER).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/metrics", "/nowhere", "/livez/../predict"])
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "secret",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        "Bearer secret2",
+        "Basic secret",
+        "Bearer sécret",
+    ],
+)
+def test_a_token_must_be_brought_from_this_machine_too(path, authorization):
+    headers = {} if authorization is None else {"authorization": authorization.encode()}
+    assert ask(Access(inner(), token="secret"), path, **headers).status_code == 401
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_who_brings_the_token_is_answered_from_anywhere(scheme):
+    response = ask(Access(inner(), token="secret"), client=STRANGER, authorization=f"{scheme} secret")
+    assert response.text == "answered"
