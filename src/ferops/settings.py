@@ -146,6 +146,10 @@ class Recipe(Section):
     )
     clip_norm: float | None = Field(3.0, gt=0, description="global gradient norm")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    teacher: str | None = Field(
+        None, description="path of a trained model.keras whose answers soften the targets"
+    )
+    teacher_share: Fraction = Field(0.5, description="share of the teacher's answer in a target")
     start_image_size: int | None = Field(
         None,
         ge=80,

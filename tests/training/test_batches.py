@@ -15,9 +15,14 @@ from ferops.training.batches import (
     class_weights,
 )
 from ferops.training.decoding import decode
+from ferops.training.teacher import soft_targets
 
 PLAIN = AugmentationSettings(flip=False)
 EVEN = np.ones(7, np.float32)
+
+
+def smoothed(count: int) -> np.ndarray:
+    return soft_targets(marked(count).labels, 0.1)
 
 
 def marked(count: int) -> LabelledImages:
@@ -27,7 +32,7 @@ def marked(count: int) -> LabelledImages:
 
 
 def test_an_epoch_holds_every_image_once_and_the_next_in_another_order() -> None:
-    batches = TrainingBatches(marked(50), 8, PLAIN, 0.0, EVEN, seed=1)
+    batches = TrainingBatches(marked(50), 8, PLAIN, smoothed(50), EVEN, seed=1)
     first = numbers(batches)
     batches.on_epoch_end()
     second = numbers(batches)
@@ -44,7 +49,7 @@ def numbers(batches: TrainingBatches) -> list[int]:
 
 def test_an_epoch_can_be_drawn_again() -> None:
     asked = AugmentationSettings(flip=True, shift=0.2, erasing=0.5, mixup=0.4)
-    one, two = (TrainingBatches(marked(50), 8, asked, 0.1, EVEN, seed=1) for _ in range(2))
+    one, two = (TrainingBatches(marked(50), 8, asked, smoothed(50), EVEN, seed=1) for _ in range(2))
     one.on_epoch_end()
     two.epoch = 1
     for a, b in zip(one[3], two[3], strict=True):
@@ -53,7 +58,7 @@ def test_an_epoch_can_be_drawn_again() -> None:
 
 def test_targets_are_smoothed_and_weights_follow_the_label() -> None:
     weights = np.arange(7, dtype=np.float32)
-    images, targets, sample_weights = TrainingBatches(marked(14), 14, PLAIN, 0.1, weights, seed=0)[0]
+    images, targets, sample_weights = TrainingBatches(marked(14), 14, PLAIN, smoothed(14), weights, seed=0)[0]
     labels = images[:, 0, 0, 0] % 7
     np.testing.assert_array_equal(sample_weights, labels)
     np.testing.assert_array_equal(targets.argmax(1), labels)
@@ -89,8 +94,8 @@ def test_validation_counts_every_image_once_though_the_last_batch_is_filled_up()
 
 
 def test_a_batch_in_parts_has_the_images_of_the_whole_one() -> None:
-    whole = TrainingBatches(marked(50), 16, PLAIN, 0.0, EVEN, seed=1)
-    parts = TrainingBatches(marked(50), 16, PLAIN, 0.0, EVEN, seed=1, parts=2)
+    whole = TrainingBatches(marked(50), 16, PLAIN, smoothed(50), EVEN, seed=1)
+    parts = TrainingBatches(marked(50), 16, PLAIN, smoothed(50), EVEN, seed=1, parts=2)
     assert (len(whole), len(parts), parts.updates) == (4, 8, 4)  # the epoch ends with a whole update
     for update in range(4):
         together = np.concatenate([parts[2 * update][0], parts[2 * update + 1][0]])[:, 0, 0, 0]

@@ -21,6 +21,7 @@ from ferops.training.checkpoint import Checkpoint
 from ferops.training.device import DeviceError, share_batches
 from ferops.training.fit import Fitted, fit, prepare_stage
 from ferops.training.resident import ImagesOnDevice
+from ferops.training.teacher import soft_targets
 
 EVERYTHING = AugmentationSettings(
     flip=True, contrast=0.4, brightness=0.2, shift=0.1, rotation=20, zoom=0.2, erasing=0.5, mixup=0.3
@@ -80,7 +81,15 @@ def test_a_step_on_the_device_sees_the_batch_that_numpy_makes() -> None:
     train, validation = images(40), images(20, seed=1)
     seen = ImagesOnDevice(Shown(), train, validation, EVERYTHING)
     host, device = (
-        TrainingBatches(train, 16, EVERYTHING, 0.1, np.ones(7, np.float32), seed=3, resident=resident)
+        TrainingBatches(
+            train,
+            16,
+            EVERYTHING,
+            soft_targets(train.labels, 0.1),
+            np.ones(7, np.float32),
+            seed=3,
+            resident=resident,
+        )
         for resident in (False, True)
     )
     for index in range(len(host)):

@@ -75,7 +75,7 @@ def test_a_trained_model_loads_and_its_lineage_leads_to_the_run(
         *tiny_dataset.frame("validation")["pixel_hash"],
     }
 
-    with (tmp_path / "curves.csv", tmp_path / "checkpoints").open() as file:
+    with (tmp_path / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["stage"]) for row in rows] == [
         ("1", "frozen"),

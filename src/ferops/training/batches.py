@@ -56,7 +56,7 @@ class TrainingBatches(keras.utils.PyDataset):
         data: the train split.
         batch_size: images of one update of the weights.
         augmentation: what to draw.
-        label_smoothing: share of a target that is spread over all emotions.
+        targets: of each image, float32 `[N, 7]`.
         weights: of each emotion, float32 `[7]`.
         seed: of order and draws.
         parts: so many batches in a row make one update (gradient accumulation).
@@ -69,7 +69,7 @@ class TrainingBatches(keras.utils.PyDataset):
         data: LabelledImages,
         batch_size: int,
         augmentation: AugmentationSettings,
-        label_smoothing: float,
+        targets: NDArray[np.float32],
         weights: NDArray[np.float32],
         seed: int,
         parts: int = 1,
@@ -80,8 +80,7 @@ class TrainingBatches(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.weights = weights
-        self.targets = np.eye(NUM_EMOTIONS, dtype=np.float32) * (1 - label_smoothing)
-        self.targets += label_smoothing / NUM_EMOTIONS
+        self.targets = targets
         self.seed = seed
         self.parts = parts
         self.resident = resident
@@ -101,15 +100,14 @@ class TrainingBatches(keras.utils.PyDataset):
         rows = np.sort(order[np.arange(index * size, (index + 1) * size) % len(order)])
         rng = np.random.default_rng([self.seed, self.epoch, index])
         draws = draw(size, self.data.grey.shape[1:], self.augmentation, rng)
-        labels = self.data.labels[rows]
-        targets = mix_targets(self.targets[labels], draws, self.augmentation)
+        targets = mix_targets(self.targets[rows], draws, self.augmentation)
         images: Any
         if self.resident:
             images = {"rows": rows.astype(np.int32), "draws": draws}
         else:
             grey = self.data.grey[rows].astype(np.float32)
             images = to_pixels(apply(grey, draws, self.augmentation))
-        return images, targets, self.weights[labels]
+        return images, targets, self.weights[self.data.labels[rows]]
 
     def on_epoch_end(self) -> None:
         """Move to the next epoch's order and draws."""

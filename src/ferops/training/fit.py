@@ -10,6 +10,7 @@ It needs Keras, numpy and the settings alone, so that it also runs on a machine 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -40,6 +41,7 @@ from ferops.training.checkpoint import Checkpoint, SaveCheckpoint, State
 from ferops.training.device import compile_steps, keeps_images, sharers
 from ferops.training.resident import ImagesOnDevice
 from ferops.training.schedule import build_optimizer
+from ferops.training.teacher import ask, soft_targets
 
 #: Images of one validation step: few on a CPU, for its caches; many on a device, which they must fill.
 VALIDATION_BATCH, RESIDENT_VALIDATION_BATCH = 64, 512
@@ -89,6 +91,7 @@ class _Task:
     on_row: Callable[[Row], None]
     checkpoint: Checkpoint | None
     resident: bool
+    answers: NDArray[np.float32] | None = None
     rows: list[Row] = field(default_factory=list)
     best: Best | None = None
 
@@ -117,6 +120,7 @@ def fit(
 
     Raises:
         BackboneUnavailableError: if the backbone's weights cannot be had.
+        TeacherError: if the teacher's cannot.
         DivergedError: if the loss stops being a number.
         CheckpointError: if a checkpoint cannot be written; the one before is intact.
     """
@@ -124,6 +128,8 @@ def fit(
     if resident is None:
         resident = keeps_images(data.grey.nbytes + validation.grey.nbytes)
     task = _Task(recipe, attention, seed, data, validation, on_row, checkpoint, resident)
+    if recipe.teacher is not None:
+        task.answers = ask(Path(recipe.teacher), data.grey)
     state = checkpoint.load() if checkpoint else None
     if state is None:
         weights = _build(recipe, attention, recipe.frozen, recipe.backbone).get_weights()
@@ -167,6 +173,7 @@ def prepare_stage(
     weights: Sequence[NDArray[np.float32]] | None,
     seed: int,
     resident: bool,
+    answers: NDArray[np.float32] | None = None,
 ) -> Prepared:
     """Build, freeze and compile the model of a stage, and its batches.
 
@@ -179,6 +186,7 @@ def prepare_stage(
         weights: to start from; none leaves the random ones.
         seed: of order and draws.
         resident: whether the images live on the device.
+        answers: of the teacher to the train split, float32 `[N, 7]`; none without one.
     """
     plain = _build(recipe, attention, stage)  # dropout rates differ between the stages
     if weights is not None:
@@ -190,7 +198,7 @@ def prepare_stage(
         data,
         recipe.batch_size,
         recipe.augmentation,
-        recipe.label_smoothing,
+        soft_targets(data.labels, recipe.label_smoothing, answers, recipe.teacher_share),
         class_weights(data.labels, recipe.class_weights),
         seed=seed,
         parts=recipe.accumulation_steps,
@@ -234,6 +242,7 @@ def _run_stage(
         weights=None if resumed else weights,
         seed=task.seed * 1000 + done,
         resident=task.resident,
+        answers=task.answers,
     )
 
     def on_row(row: Row) -> None:

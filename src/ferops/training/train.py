@@ -22,7 +22,7 @@ from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.models.classifier import Card, TrainingData
 from ferops.models.patt_lite import EMBEDDING_SIZE
-from ferops.settings import Settings
+from ferops.settings import Recipe, Settings
 from ferops.training.callbacks import DivergedError, Row
 from ferops.training.checkpoint import Checkpoint, abandoned, identity
 from ferops.training.decoding import decode
@@ -55,7 +55,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, c
     lineage = tracking.lineage()  # now: training is long, and somebody may commit meanwhile
     dataset = Dataset.open(dataset_dir)
     device = prepare(recipe)
-    inherited = _seen_by_backbone(recipe.backbone)
+    inherited = _inherited(recipe)
     name = f"patt_lite-{settings.train.attention}-{settings.train.recipe}"
     tags = {"candidate": "patt_lite", "dataset": dataset.summary.source}
     with (
@@ -126,7 +126,8 @@ def _card(
             "attention": settings.train.attention,
             "recipe": settings.train.recipe,
             "image_size": recipe.image_size,
-            "backbone": _backbone(recipe.backbone),
+            "backbone": _origin(recipe.backbone),
+            "teacher": _origin(recipe.teacher) if recipe.teacher else None,
             "seed": settings.train.seed,
             "best_epoch": fitted.best_epoch,
             "device": asdict(device),
@@ -147,7 +148,7 @@ def _identity(settings: Settings, dataset: Dataset, device: Device) -> str:
         settings.recipe.model_dump(mode="json"),
         settings.train.model_dump(mode="json"),
         dataset.summary.sha256,
-        _backbone(settings.recipe.backbone),
+        [_origin(weights) for weights in (settings.recipe.backbone, settings.recipe.teacher) if weights],
         asdict(device),
         keras.__version__,
         [files.sha256(path) for path in code],
@@ -164,22 +165,27 @@ def _last_good(checkpoint: Checkpoint) -> str:
     )
 
 
-def _backbone(weights: str) -> dict[str, str | None]:
+def _origin(weights: str) -> dict[str, str | None]:
     """Where the first weights came from; a file by its digest, for its name may be given again."""
     path = Path(weights)
     return {"weights": weights, "sha256": files.sha256(path) if path.is_file() else None}
 
 
-def _seen_by_backbone(weights: str) -> list[str] | None:
-    """Pixel hashes that a trained PAtt-Lite, whose backbone is taken over, was trained on; none if unknown.
+def _inherited(recipe: Recipe) -> list[str] | None:
+    """Pixel hashes that the trained models behind backbone and teacher saw; none if one's are unknown.
 
-    What it saw, the new model has seen too. Its list lies beside its `model.keras`; weights files are taken
+    What they saw, the new model has seen too. The list lies beside a `model.keras`; weights files are taken
     for ImageNet's.
     """
-    if Path(weights).suffix != ".keras":
-        return []
-    listed = Path(weights).with_name("trained_on.txt")
-    return listed.read_text().split() if listed.exists() else None
+    seen: list[str] = []
+    for weights in (recipe.backbone, recipe.teacher):
+        if weights is None or Path(weights).suffix != ".keras":
+            continue
+        listed = Path(weights).with_name("trained_on.txt")
+        if not listed.exists():
+            return None
+        seen += listed.read_text().split()
+    return seen
 
 
 def _parameters(settings: Settings, device: Device, dataset: Dataset) -> dict[str, Any]:
