@@ -1,0 +1,142 @@
+"""What people open in a browser: `/` to try the model, `/drift/` for the monitor's last report, `/docs`.
+
+Plain files without a build step and nothing from other hosts; the headers forbid scripts of anybody else's.
+"""
+
+import functools
+import mimetypes
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from ferops import files
+from ferops.models.onnx import OnnxClassifier
+
+STATIC = Path(__file__).parent / "static"
+
+#: What the page may do: its own scripts and styles, its own service, pictures it was given.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+#: Swagger UI writes styles into the page.
+DOCS_POLICY = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+#: A report is one file with all it needs inside, Evidently's with scripts: shut off from everything else.
+REPORT_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "sandbox allow-scripts allow-popups"
+)
+
+#: Files of `static/`, and of Swagger UI, which BentoML brings.
+ASSETS = ("page.css", "page.js", "docs.js")
+SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
+REPORTS = ("index.html", "evidently.html", "quality.html")
+
+
+@functools.cache
+def _swagger() -> Path:
+    import bentoml
+
+    return Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
+
+
+def _file(path: Path, policy: str) -> Response:
+    headers = {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+    return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=headers)
+
+
+async def index(_: Request) -> Response:
+    """The page to try the model on."""
+    return _file(STATIC / "index.html", POLICY)
+
+
+async def docs(_: Request) -> Response:
+    """The API, described by `/openapi.json`, in Swagger UI."""
+    return _file(STATIC / "docs.html", DOCS_POLICY)
+
+
+async def asset(request: Request) -> Response:
+    """Scripts and styles of the two."""
+    name = request.path_params["name"]
+    if name in ASSETS:
+        return _file(STATIC / name, POLICY)
+    if name in SWAGGER:
+        return _file(_swagger() / name, POLICY)
+    raise HTTPException(404)
+
+
+async def about(request: Request) -> Response:
+    """Model, recorded accuracy and last drift verdict, as the page shows them."""
+    serving = request.app.state.serving
+    classifier, monitoring = serving.predictor.classifier, serving.limits.monitoring_dir
+    drift = await anyio.to_thread.run_sync(last_verdict, monitoring)
+    return JSONResponse(
+        {
+            "model": {
+                "name": classifier.card.name,
+                "version": serving.predictor.version,
+                "source": serving.predictor.source,
+                "synthetic": classifier.card.synthetic,
+                "trained_on": list(classifier.card.training_data.datasets),
+            },
+            "accuracy": recorded_accuracy(classifier),
+            "drift": drift and {name: drift[name] for name in ("verdict", "time", "model_version", "report")},
+        }
+    )
+
+
+async def drift(request: Request) -> Response:
+    """The monitor's last report."""
+    name = request.path_params.get("name") or "index.html"
+    found = await anyio.to_thread.run_sync(last_verdict, request.app.state.serving.limits.monitoring_dir)
+    if found is None or name not in REPORTS or not (path := found["folder"] / name).is_file():
+        raise HTTPException(404)
+    return _file(path, REPORT_POLICY)
+
+
+def recorded_accuracy(classifier: OnnxClassifier) -> dict[str, Any] | None:
+    """Accuracy on the official test split, 0 to 1, its interval, and how many images; or none."""
+    try:
+        official = files.read_json(classifier.folder / "evaluation.json")["official"]
+        interval = official.get("intervals", {}).get("accuracy")
+        return {"value": official["accuracy"], "interval": interval, "images": official["rows"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def last_verdict(monitoring: Path) -> dict[str, Any] | None:
+    """The newest report under `reports/`: verdict, time, model_version, folder, and whether it has a page."""
+    for folder in sorted((monitoring / "reports").glob("*T*Z"), reverse=True):
+        try:
+            said = files.read_json(folder / "verdict.json")
+            return {
+                "verdict": said["verdict"],
+                "time": said["time"],
+                "model_version": said["window"]["model_version"],
+                "report": (folder / "index.html").is_file(),
+                "folder": folder,
+            }
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # another version's, or half removed
+    return None
+
+
+routes = [
+    Route("/", index, methods=["GET"]),
+    Route("/docs", docs, methods=["GET"]),
+    Route("/static/{name}", asset, methods=["GET"]),
+    Route("/about", about, methods=["GET"]),
+    Route("/drift/", drift, methods=["GET"]),
+    Route("/drift/{name}", drift, methods=["GET"]),
+]
