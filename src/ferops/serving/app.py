@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ferops.emotions import EMOTIONS, UnknownEmotionError, canonical
-from ferops.serving import faces, page
+from ferops.serving import faces, openapi, page
 from ferops.serving.admission import RETRY_AFTER_S, Admission, overloaded
 from ferops.serving.metrics import Measured, Metrics
 from ferops.serving.prediction_log import timestamp
@@ -242,6 +242,7 @@ app = Starlette(
         Route("/feedback", feedback, methods=["POST"]),
         Route("/metrics", metrics_page, methods=["GET"]),
         *page.routes,
+        *openapi.routes,
     ],
     middleware=[Middleware(Measured)],
     exception_handlers={

@@ -16,6 +16,7 @@ from ferops.serving.access import Access
 from ferops.serving.app import app, start, take_over
 from ferops.serving.follow import Follower
 from ferops.serving.metrics import Metrics
+from ferops.serving.openapi import Described
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from ferops.serving.shadow import Shadow
@@ -89,3 +90,4 @@ FerClassifier.add_asgi_middleware(  # type: ignore[attr-defined]  # BentoML type
     token=environment.token.get_secret_value() if environment.token else None,
     anybody=environment.auth == "off",
 )
+FerClassifier.add_asgi_middleware(Described)  # type: ignore[attr-defined]
