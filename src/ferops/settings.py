@@ -292,6 +292,7 @@ class Environment(BaseSettings):
     queue: int = Field(128, ge=1, description="requests that one worker holds; more get 503 at once")
     queue_mb: float = Field(256.0, gt=0, description="what these requests brought, together, 10^6 bytes")
     timeout_s: float = Field(15.0, gt=0, description="for a request to be sent and to get its turn")
+    drain_s: float = Field(0.5, ge=0, description="told to end, wait so long for clients to close")
     workers: int = Field(1, ge=1, description="processes of the service")
     follow_s: float = Field(2.0, ge=0, description="look for a new champion this often; 0: only at start")
     shadow: str | None = Field(None, description="challenger beside the model: package folder or version")

@@ -14,6 +14,7 @@ from ferops.models.onnx import BrokenPackageError
 from ferops.promotion.champion import NoChampionError
 from ferops.serving.access import Access
 from ferops.serving.app import app, start, take_over
+from ferops.serving.drain import Drain, LastAnswers
 from ferops.serving.follow import Follower
 from ferops.serving.metrics import Metrics
 from ferops.serving.openapi import Described
@@ -26,6 +27,7 @@ from ferops.settings import Environment
 logger = logging.getLogger("bentoml.ferops")
 
 environment = Environment()
+drain = Drain(environment.drain_s)
 
 # At import, so that the first process fails, and not each worker that it would start again and again.
 # BentoML's command line shows its own exceptions as one line and exits with 1.
@@ -64,6 +66,7 @@ class FerClassifier:
             shadow,
         )
         start(app, predictor, environment, metrics)
+        drain.on_signals()
         if environment.package is None and environment.follow_s:
             follower = Follower(
                 environment.registry_dir,
@@ -85,6 +88,7 @@ def _refused(metrics: Metrics, refused: bool) -> None:
         metrics.refused_champions.inc()
 
 
+FerClassifier.add_asgi_middleware(LastAnswers, drain=drain)  # type: ignore[attr-defined]  # as below
 FerClassifier.add_asgi_middleware(  # type: ignore[attr-defined]  # BentoML types the decorated class as the class
     Access,
     token=environment.token.get_secret_value() if environment.token else None,
