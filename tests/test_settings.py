@@ -1,11 +1,13 @@
 """Parameters are typed; what is wrong is named, all at once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from ferops.settings import Environment, SettingsError, load_settings
+from ferops.settings import Environment, Recipe, SettingsError, load_settings
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -82,3 +84,30 @@ def test_the_environment_overrides_folders(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEROPS_LOG_DIR", "/logs")
     assert Environment().log_dir == Path("/logs")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ({"start_image_size": 128}, "not above image_size 112"),
+        ({"start_image_size": 90}, "multiple of 16"),
+        ({"start_image_size": 96, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}, "needs epochs"),
+        (
+            {
+                "start_image_size": 96,
+                "fine_tune": {"epochs": 2, "learning_rate": 1.0, "early_stop_patience": 1},
+            },
+            "no early_stop_patience",
+        ),
+    ],
+)
+def test_images_that_would_never_grow_to_full_size_are_refused(recipe: dict[str, Any], why: str) -> None:
+    whole = {
+        "description": "x",
+        "image_size": 112,
+        "frozen": {"epochs": 1, "learning_rate": 1.0},
+        "fine_tune": {"epochs": 2, "learning_rate": 1.0},
+        **recipe,
+    }
+    with pytest.raises(ValidationError, match=why):
+        Recipe.model_validate(whole)

@@ -10,7 +10,7 @@ The store is `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory wi
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,23 @@ def _experiment_id(mlflow: Any, name: str) -> str:
         return str(mlflow.get_experiment_by_name(name).experiment_id)
 
 
+class StoreError(RuntimeError):
+    """MLflow's store cannot be written; the message says what to do."""
+
+
+@contextmanager
+def written(afterwards: str) -> Iterator[None]:
+    """Turn whatever MLflow raises while it writes into `StoreError`; `afterwards` says how work goes on."""
+    try:
+        yield
+    except Exception as error:  # sqlalchemy's, requests', MLflow's own
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE.resolve()
+        raise StoreError(
+            f"MLflow's store {uri} cannot be written ({str(error).splitlines()[0]}): make room or look after "
+            f"the server; {afterwards}"
+        ) from error
+
+
 class Interrupted(BaseException):
     """The process was asked to end (SIGTERM); `exit_code` is what shells expect of it."""
 
@@ -74,19 +91,18 @@ def run(
         tags: set on the run.
         resume: whether `run_id` is unfinished work that goes on here, and ends with this block.
 
-    A `run_id` that the store no longer has (a database that was deleted, another server) becomes a new run
-    with the tag `ferops.continues`, so that cached pipeline results never point to nothing.
+    A `run_id` that the store no longer has (a run or database that was deleted, another server) becomes a
+    new run with the tag `ferops.continues`, so that cached pipeline results never point to nothing.
     """
     mlflow = connect()
     client = mlflow.MlflowClient()
     experiment_id = _experiment_id(mlflow, experiment)
     extra = dict(tags or {})
     origin = lineage()
-    outcome = None
+    outcome: str | None = None
     if run_id is not None:
-        try:
-            outcome = mlflow.get_run(run_id).info.status
-        except mlflow.exceptions.MlflowException:
+        outcome = _status(mlflow, run_id)
+        if outcome is None:
             extra["ferops.continues"] = run_id
             run_id = None
     if run_id is not None:
@@ -109,13 +125,20 @@ def run(
     mlflow.end_run(ends or "FINISHED")
 
 
-def close_abandoned(run_ids: Iterable[str]) -> None:
-    """Mark runs as KILLED whose process is gone but which the store still shows as RUNNING."""
+def close_abandoned(run_id: str) -> None:
+    """Mark a run as KILLED whose process is gone but which the store still shows as RUNNING."""
     mlflow = connect()
-    for run_id in run_ids:
-        with suppress(mlflow.exceptions.MlflowException):  # deleted meanwhile
-            if mlflow.get_run(run_id).info.status == "RUNNING":
-                mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+    if _status(mlflow, run_id) == "RUNNING":
+        mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+
+
+def _status(mlflow: Any, run_id: str) -> str | None:
+    """Status of a run; none where the store has it no longer, or only in its bin."""
+    try:
+        info = mlflow.get_run(run_id).info
+    except mlflow.exceptions.MlflowException:
+        return None
+    return str(info.status) if info.lifecycle_stage == "active" else None
 
 
 @contextmanager
@@ -123,6 +146,7 @@ def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM raise `Interrupted` in the main thread, so that what is open is closed in order."""
 
     def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break what the first closes
         raise Interrupted("stopped by SIGTERM; the same command goes on from where it was")
 
     before = signal.signal(signal.SIGTERM, interrupt)

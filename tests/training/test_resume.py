@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,9 @@ from ferops import tracking
 from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.settings import Settings
-from ferops.training.checkpoint import Checkpoint, CheckpointError, abandoned
+from ferops.training import checkpoint
+from ferops.training.checkpoint import Checkpoint, CheckpointError, tidy
+from ferops.training.train import train
 
 #: Everything with a state: dropout, moments, schedule, averaged weights, patience, image size, draws.
 RECIPE = {
@@ -36,7 +37,6 @@ RECIPE = {
         "learning_rate": 2e-3,
         "optimizer": "adamw",
         "schedule": "cosine",
-        "early_stop_patience": 3,
         "unfreeze_layers": "all",
         "train_batch_norm": True,
     },
@@ -46,9 +46,11 @@ TRAIN = """
 import json, sys
 from pathlib import Path
 from ferops.settings import Settings
+from ferops.tracking import sigterm_interrupts
 from ferops.training.train import train
 settings = Settings.model_validate(json.loads(sys.argv[1]))
-train(settings, Path(sys.argv[2]), Path("model"), Path("curves.csv"), Path("checkpoints"))
+with sigterm_interrupts():
+    train(settings, Path(sys.argv[2]), Path("model"), Path("curves.csv"), Path("checkpoints"))
 """
 
 
@@ -135,8 +137,7 @@ def test_a_training_killed_twice_ends_like_an_unbroken_one_in_one_run(
     ):
         process = start(tmp_path, tiny_dataset)
         wait_for(process, after)
-        time.sleep(np.random.default_rng().uniform(0.0, 1.0))  # at any moment
-        process.send_signal(stop)
+        process.send_signal(stop)  # within the next epoch
         process.communicate(timeout=60)
         assert process.returncode != 0
         assert not (tmp_path / "model").exists()
@@ -149,7 +150,9 @@ def test_a_training_killed_twice_ends_like_an_unbroken_one_in_one_run(
     assert statuses(tmp_path, monkeypatch) == ["FINISHED"]
     run = tracking.connect().search_runs(search_all_experiments=True).iloc[0]
     history = tracking.connect().MlflowClient().get_metric_history(run["run_id"], "train_loss")
-    assert sorted({metric.step for metric in history}) == [1, 2, 3, 4, 5]
+    by_step = {metric.step: metric.value for metric in history}  # told again after a kill: the same
+    assert len({(metric.step, metric.value) for metric in history}) == len(by_step)
+    assert sorted(by_step) == [1, 2, 3, 4, 5]
     assert json.loads((tmp_path / "model" / "card.json").read_text())["mlflow_run_id"] == run["run_id"]
     assert not list((tmp_path / "checkpoints").rglob("state.npz"))  # nothing is left to go on with
 
@@ -172,24 +175,62 @@ def test_a_full_disk_stops_training_with_advice_and_keeps_the_checkpoint(
     assert statuses(tmp_path, monkeypatch) == ["FINISHED"]
 
 
-def test_two_trainings_of_the_same_do_not_overwrite_each_other(tmp_path: Path) -> None:
+def test_two_trainings_of_the_same_do_not_overwrite_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "PATIENCE_SECONDS", 0.1)
+    closed: list[str] = []
     with Checkpoint.claim(tmp_path, "a" * 64) as first:
-        first.belongs_to("run-1")
+        first.belongs_to("run-1", {"git_commit": "c0ffee"})
         with pytest.raises(CheckpointError, match="another process"), Checkpoint.claim(tmp_path, "a" * 64):
             pass
         with Checkpoint.claim(tmp_path, "b" * 64) as other:
-            assert other.run_id is None
-        assert abandoned(tmp_path) == []
-    assert abandoned(tmp_path) == ["run-1"]
+            assert other.origin is None
+            tidy(tmp_path, closed.append)
+        assert closed == []
+    tidy(tmp_path, closed.append)
+    assert closed == ["run-1"]
+    with Checkpoint.claim(tmp_path, "a" * 64) as again:  # which can still be resumed
+        assert again.origin == {"mlflow_run_id": "run-1", "git_commit": "c0ffee"}
+
+
+def test_unfinished_trainings_do_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "KEPT", 2)
+    for age, name in enumerate("abc"):
+        with Checkpoint.claim(tmp_path, name * 64) as one:
+            one.belongs_to(f"run-{name}", {})
+            (one.folder / ".state.npz.tmp-torn").write_bytes(b"by a kill")
+            os.utime(one.folder / "run.json", (age, age))
+    tidy(tmp_path, lambda run_id: None)
+    assert sorted(folder.name[0] for folder in tmp_path.iterdir()) == ["b", "c"]
+    assert "forgetting an unfinished training" in capsys.readouterr().err
+    with Checkpoint.claim(tmp_path, "c" * 64) as one:
+        assert not list(one.folder.glob("*.tmp-*"))
 
 
 def test_a_killed_training_that_nobody_resumes_is_not_left_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
     mlflow = tracking.connect()
     client = mlflow.MlflowClient()
     left = client.create_run(client.create_experiment("left")).info.run_id
-    tracking.close_abandoned([left, "no such run"])
+    with Checkpoint.claim(tmp_path / "checkpoints", "a" * 64) as killed:
+        killed.belongs_to(left, {})
+    short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
+    recipe = {**RECIPE, **short, "start_image_size": None, "image_size": 80}
+    settings = Settings.model_validate({"train": {"recipe": "tiny"}, "recipes": {"tiny": recipe}})
+
+    # The store is full at the worst moment: the epoch is saved already, and is not trained again.
+    with monkeypatch.context() as full, pytest.raises(tracking.StoreError, match="make room"):
+        full.setattr(mlflow, "log_metrics", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        train(settings, tiny_dataset.folder, Path("model"), Path("curves.csv"), Path("checkpoints"))
     assert client.get_run(left).info.status == "KILLED"
+
+    card = train(settings, tiny_dataset.folder, Path("model"), Path("curves.csv"), Path("checkpoints"))
+    run = client.get_run(card.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["validation_accuracy"] == float(curves(tmp_path)[0]["validation_accuracy"])

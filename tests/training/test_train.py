@@ -15,7 +15,7 @@ from ferops import tracking
 from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.settings import Settings
-from ferops.training.callbacks import Best, DivergedError, GrowImages, KeepBest
+from ferops.training.callbacks import Best, DivergedError, GrowImages, KeepBest, StopOnDivergence
 from ferops.training.train import train
 
 RECIPE = {
@@ -163,6 +163,36 @@ def test_the_best_epoch_is_kept_by_accuracy_then_loss() -> None:
     assert kept[-1].weights[0] == 2
 
 
+def test_a_score_at_a_smaller_image_size_is_not_the_one_to_beat() -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    kept: list[Best] = []
+    keep = KeepBest(model, Best((0.9, -0.1), [], 1), 1, kept.append, anew=1)
+    for epoch, accuracy in enumerate([0.95, 0.5, 0.4]):
+        keep.on_epoch_begin(epoch)
+        keep.on_test_end({"accuracy": accuracy, "loss": 1.0})
+    assert [best.epoch for best in kept] == [2, 3]
+
+
+def test_a_model_that_broke_in_an_epochs_last_update_is_neither_best_nor_saved() -> None:
+    stop = StopOnDivergence("fine_tune")
+    stop.on_epoch_begin(4)
+    stop.on_train_batch_end(7, {"loss": 1.0})
+    with pytest.raises(DivergedError, match="stage fine_tune, epoch 5, validation: lower learning_rate"):
+        stop.on_test_end({"loss": float("nan")})
+
+
+def test_a_training_that_diverged_leaves_its_best_epoch_to_start_from(
+    tiny_dataset: Dataset, tmp_path: Path, store: str
+) -> None:
+    settings = make_settings(clip_norm=None, fine_tune={"epochs": 2, "learning_rate": 1e38})
+    places = (tmp_path / "model", tmp_path / "curves.csv", tmp_path / "checkpoints")
+    with pytest.raises(DivergedError, match="stage fine_tune, epoch 1") as refused:
+        train(settings, tiny_dataset.folder, *places)
+    best = str(refused.value).split("backbone: ")[1]
+    again = make_settings(backbone=best, fine_tune={"epochs": 0, "learning_rate": 1.0})
+    assert train(again, tiny_dataset.folder, *places).training_data.known
+
+
 JAX = """
 import json, sys
 from pathlib import Path
@@ -209,8 +239,11 @@ def test_images_grow_while_training_and_the_kept_model_has_the_full_size(
             }
         }
     )
-    train(
+    card = train(
         settings, tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv", tmp_path / "checkpoints"
     )
     assert sides == [80, 80, 96, 112]
+    with (tmp_path / "curves.csv").open() as file:
+        assert [row["image_size"] for row in csv.DictReader(file)] == ["80", "80", "96", "112"]
+    assert card.details["best_epoch"] == 4  # the only one at full size
     assert patt_lite.load(tmp_path / "model").model.get_layer("resize").height == 112

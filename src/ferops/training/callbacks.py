@@ -20,19 +20,41 @@ class DivergedError(RuntimeError):
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Raise `DivergedError` at the first loss that is not a number.
+    """Raise `DivergedError` at the first loss that is not a number; the first of the callbacks.
 
-    On JAX some steps may have followed by then: the loop does not wait for each one's loss.
+    A batch's loss says nothing of the update that follows it, so validation's is looked at too, before an
+    epoch can become the best or a checkpoint. On JAX some steps may have followed by the time a batch's loss
+    is known: the loop does not wait for it.
+
+    Args:
+        stage: name of the stage, for the message.
     """
 
     async_safe = True  # else Keras waits for every step's result before it starts the next
 
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Note the epoch."""
+        self._epoch = epoch
+
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Check the loss of the batch."""
+        self._check(logs, f"batch {batch + 1}")
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        """Check the loss of the validation pass."""
+        self._check(logs, "validation")
+
+    def _check(self, logs: dict[str, float] | None, where: str) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the loss became {loss} at batch {batch}: lower learning_rate or set clip_norm in the recipe"
+                f"the loss became {loss} in stage {self.stage}, epoch {self._epoch + 1}, {where}: "
+                "lower learning_rate or set clip_norm in the recipe"
             )
 
 
@@ -62,13 +84,20 @@ class KeepBest(keras.callbacks.Callback):
         best: what there is to beat.
         first_epoch: epochs done in earlier stages.
         on_best: called with each better one.
+        anew: epoch of this `fit`, from 0, that forgets what was best before: a score at a smaller image size
+            is that of another model.
     """
 
     def __init__(
-        self, network: keras.Model, best: Best | None, first_epoch: int, on_best: Callable[[Best], None]
+        self,
+        network: keras.Model,
+        best: Best | None,
+        first_epoch: int,
+        on_best: Callable[[Best], None],
+        anew: int | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.anew = network, anew
         self.score = best.score if best else (-1.0, -math.inf)
         self.first_epoch, self.on_best = first_epoch, on_best
         self._epoch = 0
@@ -76,6 +105,8 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Note which epoch the coming validation pass belongs to."""
         self._epoch = epoch
+        if epoch == self.anew:
+            self.score = (-1.0, -math.inf)
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
         """Copy the weights when this pass is the best so far."""
@@ -99,13 +130,23 @@ class GrowImages(keras.callbacks.Callback):
         epochs: of the stage.
     """
 
-    STEP = 16  # the backbone's stride: every size gives whole maps
+    STEP = 16  # the backbone's stride: sizes that are multiples give whole maps
 
     def __init__(self, network: keras.Model, start: int, end: int, epochs: int) -> None:
         super().__init__()
         self.network = network
         self.sides = [*range(start, end, self.STEP), end]
         self.epochs = epochs
+
+    @property
+    def full_size_from(self) -> int:
+        """The first epoch, from 0, at the largest side."""
+        return next(epoch for epoch in range(self.epochs) if self._side(epoch) == self.sides[-1])
+
+    def _side(self, epoch: int) -> int:
+        # Counted from the end, so that the last epoch has the largest side however few epochs there are.
+        left = self.epochs - 1 - epoch
+        return self.sides[len(self.sides) - 1 - left * len(self.sides) // self.epochs]
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Let the backbone, which refuses other sizes than it was built for, take any."""
@@ -114,7 +155,7 @@ class GrowImages(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Set the side of the coming epoch."""
-        side = self.sides[min(epoch * len(self.sides) // self.epochs, len(self.sides) - 1)]
+        side = self._side(epoch)
         resize = self.network.get_layer("resize")
         if resize.height != side:
             resize.height = resize.width = side
@@ -183,17 +224,26 @@ class Progress(keras.callbacks.Callback):
 
 
 class Curves(keras.callbacks.Callback):
-    """Collect one row an epoch and hand it on (to MLflow).
+    """Collect one row an epoch and hand it on.
 
     Args:
         stage: name of the stage, kept in each row.
         first_epoch: epochs done in earlier stages.
         images: train images per epoch, for the throughput.
+        network: whose size of images is told.
         on_row: called with each row.
     """
 
-    def __init__(self, stage: str, first_epoch: int, images: int, on_row: Callable[[Row], None]) -> None:
+    def __init__(
+        self,
+        stage: str,
+        first_epoch: int,
+        images: int,
+        network: keras.Model,
+        on_row: Callable[[Row], None],
+    ) -> None:
         super().__init__()
+        self.network = network
         self.stage, self.first_epoch, self.images, self.on_row = stage, first_epoch, images, on_row
         self._train_seconds = 0.0
 
@@ -212,6 +262,7 @@ class Curves(keras.callbacks.Callback):
             {
                 "epoch": self.first_epoch + epoch + 1,
                 "stage": self.stage,
+                "image_size": self.network.get_layer("resize").height,
                 "train_loss": float(values["loss"]),
                 "train_accuracy": float(values["accuracy"]),
                 "validation_loss": float(values["val_loss"]),

@@ -11,7 +11,9 @@ so far. Each folder belongs to one identity (recipe, data, code), so nothing is 
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,14 @@ from numpy.typing import NDArray
 
 from ferops import files
 from ferops.training.callbacks import Best, Row
+
+STATE, RUN, LOCK = "state.npz", "run.json", "lock"
+
+#: Unfinished trainings of other recipes, data or code that are kept; each takes some 20 MB.
+KEPT = 5
+
+#: How long to wait for a folder: another process may be looking after it (`tidy`).
+PATIENCE_SECONDS = 3
 
 #: What patience consists of in Keras' own callbacks.
 PATIENCE = ("best", "wait", "cooldown_counter")
@@ -88,24 +98,30 @@ class Checkpoint:
         """
         folder = root / identity[:16]
         folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
         try:
-            with FileLock(folder / "lock", timeout=0):
-                yield Checkpoint(folder)
+            lock.acquire(timeout=PATIENCE_SECONDS)
         except Timeout:
             raise CheckpointError(
                 f"another process is training this very recipe on this data (it holds {folder}): "
                 "wait for it, or change train.seed"
             ) from None
+        try:
+            for torn in folder.glob(".*.tmp-*"):  # what a killed process was writing
+                torn.unlink(missing_ok=True)
+            yield Checkpoint(folder)
+        finally:
+            lock.release()
 
     @property
-    def run_id(self) -> str | None:
-        """The MLflow run that the training writes to; none before it has one."""
-        path = self.folder / "run.json"
-        return files.read_json(path)["mlflow_run_id"] if path.exists() else None
+    def origin(self) -> dict[str, str] | None:
+        """What `belongs_to` noted; none before the training has an MLflow run."""
+        path = self.folder / RUN
+        return files.read_json(path) if path.exists() else None
 
-    def belongs_to(self, run_id: str) -> None:
-        """Note the MLflow run, so that a resumed training continues it."""
-        files.write_json(self.folder / "run.json", {"mlflow_run_id": run_id})
+    def belongs_to(self, run_id: str, lineage: Mapping[str, str]) -> None:
+        """Note the MLflow run and the lineage that the training began with; a resumed one keeps both."""
+        files.write_json(self.folder / RUN, {"mlflow_run_id": run_id, **lineage})
 
     def save(self, state: State) -> None:
         """Replace the checkpoint; the old one stays until the new one is whole on disk.
@@ -129,7 +145,7 @@ class Checkpoint:
         content = io.BytesIO()
         np.savez(content, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
         try:
-            files.write_bytes(self.folder / "state.npz", content.getvalue())
+            files.write_bytes(self.folder / STATE, content.getvalue())
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint of epoch {len(state.rows)} cannot be written to {self.folder} ({error}): "
@@ -138,7 +154,7 @@ class Checkpoint:
 
     def load(self) -> State | None:
         """The last saved state, or none when no epoch was finished."""
-        path = self.folder / "state.npz"
+        path = self.folder / STATE
         if not path.exists():
             return None
         with np.load(path) as saved:
@@ -161,20 +177,34 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Forget the training: it is finished."""
-        for name in ("state.npz", "run.json"):
+        for name in (STATE, RUN):
             (self.folder / name).unlink(missing_ok=True)
 
 
-def abandoned(root: Path) -> list[str]:
-    """MLflow runs of trainings that were killed and not resumed: no process holds their folder."""
-    runs = []
-    for folder in sorted(path.parent for path in root.glob("*/run.json")):
+def tidy(root: Path, close: Callable[[str], None]) -> None:
+    """Look after trainings that no process holds: close their MLflow runs, and keep only the newest states.
+
+    Args:
+        root: folder of all checkpoints.
+        close: called with the MLflow run of each, while it cannot be resumed by others.
+    """
+    left: list[Path] = []
+    for folder in sorted(path.parent for path in root.glob(f"*/{RUN}")):
+        lock = FileLock(folder / LOCK)
         try:
-            with FileLock(folder / "lock", timeout=0):
-                runs.append(Checkpoint(folder).run_id)
+            lock.acquire(timeout=0)
         except Timeout:
             continue
-    return [run for run in runs if run is not None]
+        try:
+            if origin := Checkpoint(folder).origin:
+                close(origin["mlflow_run_id"])
+            left.append(folder)
+        finally:
+            lock.release()
+    left.sort(key=lambda folder: (folder / RUN).stat().st_mtime)
+    for folder in left[:-KEPT]:
+        print(f"{folder}: forgetting an unfinished training; {KEPT} newer ones are kept", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Task(Protocol):

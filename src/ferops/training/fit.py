@@ -135,6 +135,7 @@ def fit(
         weights = _build(recipe, attention, recipe.frozen, recipe.backbone).get_weights()
     else:
         weights, task.rows, task.best = [], list(state.rows), state.best
+        on_row(task.rows[-1])  # it was saved before it was told, and may not have been
     for position, (name, stage) in enumerate((("frozen", recipe.frozen), ("fine_tune", recipe.fine_tune))):
         if stage.epochs == 0 or (state is not None and position < state.stage):
             continue
@@ -143,23 +144,33 @@ def fit(
         resumed = state if state is not None and state.stage == position else None
         _run_stage(task, position, name, stage, task.best.weights if task.best else weights, resumed)
     assert task.best is not None  # settings refuse a recipe without epochs
+    return Fitted(finished(recipe, attention, task.best), task.best.epoch, task.rows)
+
+
+def finished(recipe: Recipe, attention: Attention, best: Best) -> keras.Model:
+    """The model to keep: plain, float32, with the best epoch's weights in half precision.
+
+    Raises:
+        DivergedError: if a weight is NaN, or beyond float16's range.
+    """
     # Mixed precision and fused batch norms are for training alone.
     keras.config.set_dtype_policy("float32")
     model = _build(recipe, attention, recipe.fine_tune)
     # Rounded, so that what is kept, measured and shipped is one model, and a release can store it in half.
-    model.set_weights([half_precision(weight) for weight in task.best.weights])
-    return Fitted(model, task.best.epoch, task.rows)
+    model.set_weights([half_precision(weight) for weight in best.weights])
+    return model
 
 
 def half_precision(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round to the nearest float16, kept as float32.
 
     Raises:
-        DivergedError: if a weight is beyond float16's range (65504).
+        DivergedError: if a weight is NaN, or beyond float16's range (65504).
     """
-    rounded = weight.astype(np.float16).astype(np.float32)
+    with np.errstate(over="ignore"):
+        rounded = weight.astype(np.float16).astype(np.float32)
     if not np.isfinite(rounded).all():
-        raise DivergedError("a weight is larger than 65504: the training has diverged")
+        raise DivergedError("a weight is NaN or larger than 65504: the training has diverged")
     return rounded
 
 
@@ -245,30 +256,32 @@ def _run_stage(
         answers=task.answers,
     )
 
-    def on_row(row: Row) -> None:
-        task.rows.append(row)
-        task.on_row(row)
-
     def on_best(best: Best) -> None:
         task.best = best
 
     first = resumed.epoch if resumed else 0
-    callbacks: list[keras.callbacks.Callback] = [
-        StopOnDivergence(),
-        KeepBest(ready.network, task.best, done, on_best),
-    ]
+    grow = None
     if recipe.start_image_size is not None:
         last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
-        callbacks.append(GrowImages(ready.network, recipe.start_image_size, last, stage.epochs))
+        grow = GrowImages(ready.network, recipe.start_image_size, last, stage.epochs)
+    anew = grow.full_size_from if grow else None
+    callbacks: list[keras.callbacks.Callback] = [
+        StopOnDivergence(name),
+        KeepBest(ready.network, task.best, done, on_best, anew),
+        *([grow] if grow else []),
+    ]
     if recipe.ema_momentum is not None:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     callbacks += _patience(stage)
     callbacks += [
         Progress(name, stage.epochs, len(ready.batches), first),
-        Curves(name, done, ready.batches.updates * recipe.batch_size, on_row),
+        Curves(name, done, ready.batches.updates * recipe.batch_size, ready.network, task.rows.append),
     ]
     if task.checkpoint is not None:
         callbacks.append(SaveCheckpoint(task.checkpoint, position, ready.network, task, callbacks, resumed))
+    # Told once it is safe: a store that cannot take the row then costs no epoch.
+    tell = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: task.on_row(task.rows[-1]))
+    callbacks.append(tell)
     if resumed is not None:
         resumed.restore(ready.network, ready.model.optimizer)
         ready.batches.epoch = first

@@ -11,24 +11,55 @@ validation accuracy, over both stages. A training that was killed goes on where 
 import csv
 import io
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from ferops import __version__, files, tracking
+from ferops import __version__, emotions, files, tracking
+from ferops.data import images
 from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.models.classifier import Card, TrainingData
 from ferops.models.patt_lite import EMBEDDING_SIZE
-from ferops.settings import Recipe, Settings
+from ferops.settings import Attention, Recipe, Settings
+from ferops.training import (
+    augmentation,
+    batch_norm,
+    batches,
+    callbacks,
+    decoding,
+    resident,
+    schedule,
+    teacher,
+)
+from ferops.training import fit as fitting
 from ferops.training.callbacks import DivergedError, Row
-from ferops.training.checkpoint import Checkpoint, abandoned, identity
+from ferops.training.checkpoint import Checkpoint, identity, tidy
 from ferops.training.decoding import decode
 from ferops.training.device import Device, prepare
 from ferops.training.figures import learning_curves
-from ferops.training.fit import Fitted, fit
+from ferops.training.fit import Fitted, finished, fit
+
+#: The code that a training's numbers come from: with any of it changed, a checkpoint is not continued.
+CODE = (
+    emotions,
+    images,
+    patt_lite,
+    augmentation,
+    batch_norm,
+    batches,
+    callbacks,
+    decoding,
+    fitting,
+    resident,
+    schedule,
+    teacher,
+)
 
 
 def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, checkpoints: Path) -> Card:
@@ -49,7 +80,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, c
         DivergedError: if the loss stops being a number; `out` is as it was, and the message names the last
             good checkpoint.
         CheckpointError: if a checkpoint cannot be written, or another process trains the same.
-        tracking.Interrupted: on SIGTERM; training again goes on from the last whole epoch.
+        tracking.StoreError: if MLflow's store cannot be written.
     """
     recipe = settings.recipe
     lineage = tracking.lineage()  # now: training is long, and somebody may commit meanwhile
@@ -58,55 +89,60 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, c
     inherited = _inherited(recipe)
     name = f"patt_lite-{settings.train.attention}-{settings.train.recipe}"
     tags = {"candidate": "patt_lite", "dataset": dataset.summary.source}
-    with (
-        tracking.sigterm_interrupts(),
-        Checkpoint.claim(checkpoints, _identity(settings, dataset, device)) as checkpoint,
-    ):
-        mine = checkpoint.run_id
-        tracking.close_abandoned(run for run in abandoned(checkpoints) if run != mine)
+    with Checkpoint.claim(checkpoints, _identity(settings, dataset, device)) as checkpoint:
+        tidy(checkpoints, tracking.close_abandoned)
+        begun = checkpoint.origin or {}
+        mine = begun.get("mlflow_run_id")
+        lineage = {key: begun.get(key, value) for key, value in lineage.items()}
         with tracking.run(name, run_id=mine, tags=tags, resume=True) as run_id:
-            checkpoint.belongs_to(run_id)
+            checkpoint.belongs_to(run_id, lineage)
             mlflow = tracking.connect()
-            mlflow.log_params(_parameters(settings, device, dataset))
+            mlflow.log_params(parameters(settings, device, dataset))
 
             def on_row(row: Row) -> None:
                 numbers = {k: v for k, v in row.items() if k not in ("epoch", "stage")}
-                mlflow.log_metrics(numbers, step=row["epoch"])
+                with tracking.written("the same command goes on after this epoch"):
+                    mlflow.log_metrics(numbers, step=row["epoch"])
 
             data, validation = decode(dataset, "train"), decode(dataset, "validation")
             attention, seed = settings.train.attention, settings.train.seed
             try:
                 fitted = fit(recipe, attention, seed, data, validation, on_row, checkpoint)
             except DivergedError as error:
-                raise DivergedError(f"{error}. {_last_good(checkpoint)}") from error
-            card = _card(settings, dataset, device, fitted, lineage, run_id, inherited is not None)
-            with files.new_folder(out) as folder:
-                fitted.model.save(folder / "model.keras")
-                card.save(folder / "card.json")
-                # Train and validation both steered the model, so neither may be tested on.
-                seen = {*dataset.frame("train", ["pixel_hash"])["pixel_hash"]}
-                seen |= {*dataset.frame("validation", ["pixel_hash"])["pixel_hash"]}
-                seen |= set(inherited or ())
-                files.write_text(folder / "trained_on.txt", "\n".join(sorted(seen)) + "\n")
-                learning_curves(fitted.rows, dataset.summary.synthetic, folder / "learning_curves.png")
-            files.write_text(curves_path, _csv(fitted.rows))
-            mlflow.log_metric("best_epoch", fitted.best_epoch)
-            mlflow.log_artifacts(str(out), "model")
+                kept = _last_good(checkpoint, recipe, attention, dataset, inherited)
+                raise DivergedError(f"{error}. {kept}") from error
+            card = keep(fitted, settings, dataset, device, lineage, run_id, out, curves_path)
         checkpoint.clear()
     return card
 
 
-def _card(
+def keep(
+    fitted: Fitted,
     settings: Settings,
     dataset: Dataset,
     device: Device,
-    fitted: Fitted,
-    lineage: dict[str, str],
+    lineage: Mapping[str, str],
     run_id: str,
-    known: bool,
+    out: Path,
+    curves_path: Path,
+    details: Mapping[str, Any] | None = None,
 ) -> Card:
+    """Write a trained model's folder and curves, and add them to its MLflow run, which is open.
+
+    Args:
+        fitted: the model and its curves.
+        settings: with the recipe it was trained by.
+        dataset: it was trained on.
+        device: it was trained on.
+        lineage: `git_commit` and `params_sha256` of its training.
+        run_id: the open run.
+        out: the model's folder.
+        curves_path: CSV with one row an epoch.
+        details: for the card, in the place of what is known of this machine.
+    """
     recipe = settings.recipe
-    return Card(
+    inherited = _inherited(recipe)
+    card = Card(
         name="patt_lite",
         kind="patt_lite",
         input_side=int(fitted.model.input_shape[1]),
@@ -114,7 +150,7 @@ def _card(
         embedding_size=EMBEDDING_SIZE,
         synthetic=dataset.summary.synthetic,
         training_data=TrainingData(
-            known=known,
+            known=inherited is not None,
             datasets=(dataset.summary.source,),
             pixel_hashes="trained_on.txt",
             dataset_sha256=dataset.summary.sha256,
@@ -137,31 +173,63 @@ def _card(
                 "keras": keras.__version__,
                 "python": platform.python_version(),
             },
+            **(details or {}),
         },
     )
+    with files.new_folder(out) as folder:
+        _save(fitted.model, folder, dataset, inherited)
+        card.save(folder / "card.json")
+        learning_curves(fitted.rows, dataset.summary.synthetic, folder / "learning_curves.png")
+    files.write_text(curves_path, _csv(fitted.rows))
+    mlflow = tracking.connect()
+    mlflow.log_metric("best_epoch", fitted.best_epoch)
+    mlflow.log_artifacts(str(out), "model")
+    return card
+
+
+def _save(model: keras.Model, folder: Path, dataset: Dataset, inherited: list[str] | None) -> None:
+    """Write a model and the list of the images that steered it."""
+    model.save(folder / "model.keras")
+    # Train and validation both steered the model, so neither may be tested on.
+    seen = {*dataset.frame("train", ["pixel_hash"])["pixel_hash"]}
+    seen |= {*dataset.frame("validation", ["pixel_hash"])["pixel_hash"]}
+    seen |= set(inherited or ())
+    files.write_text(folder / "trained_on.txt", "\n".join(sorted(seen)) + "\n")
 
 
 def _identity(settings: Settings, dataset: Dataset, device: Device) -> str:
     """Digest of all that the outcome depends on: another recipe, dataset, device or code starts anew."""
-    code = [Path(patt_lite.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
+    recipe = settings.recipe
+    backend = import_module(device.backend).__version__
     return identity(
-        settings.recipe.model_dump(mode="json"),
-        settings.train.model_dump(mode="json"),
+        recipe.model_dump(mode="json", exclude={"description"}),
+        settings.train.attention,
+        settings.train.seed,
         dataset.summary.sha256,
-        [_origin(weights) for weights in (settings.recipe.backbone, settings.recipe.teacher) if weights],
+        [_origin(weights) for weights in (recipe.backbone, recipe.teacher) if weights],
         asdict(device),
-        keras.__version__,
-        [files.sha256(path) for path in code],
+        [keras.__version__, backend, np.__version__],
+        [files.sha256(Path(module.__file__)) for module in CODE if module.__file__],
     )
 
 
-def _last_good(checkpoint: Checkpoint) -> str:
+def _last_good(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    attention: Attention,
+    dataset: Dataset,
+    inherited: list[str] | None,
+) -> str:
+    """Keep the best epoch's model of a training that diverged; a sentence says where, and what for."""
     state = checkpoint.load()
     if state is None:
         return "No epoch had been finished"
+    with files.new_folder(checkpoint.folder / "best") as folder:
+        _save(finished(recipe, attention, state.best), folder, dataset, inherited)
     return (
-        f"The checkpoint of epoch {len(state.rows)} is kept in {checkpoint.folder} "
-        f"(best so far: epoch {state.best.epoch}, validation accuracy {state.best.score[0]:.3f})"
+        f"The best of {len(state.rows)} epochs (epoch {state.best.epoch}, validation accuracy "
+        f"{state.best.score[0]:.3f}) is kept: to start from it, set backbone: "
+        f"{checkpoint.folder / 'best' / 'model.keras'}"
     )
 
 
@@ -188,7 +256,7 @@ def _inherited(recipe: Recipe) -> list[str] | None:
     return seen
 
 
-def _parameters(settings: Settings, device: Device, dataset: Dataset) -> dict[str, Any]:
+def parameters(settings: Settings, device: Device, dataset: Dataset) -> dict[str, Any]:
     """Everything that steered the run, flat, as MLflow shows it."""
     flat: dict[str, Any] = {}
 
