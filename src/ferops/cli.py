@@ -327,8 +327,11 @@ def _quiet_tensorflow() -> None:
 
 def main() -> None:
     """Entry point: an expected error is one sentence on stderr; FEROPS_DEBUG=1 shows its traceback."""
+    from ferops.tracking import sigterm_interrupts
+
     try:
-        app()
+        with sigterm_interrupts():
+            app()
     except BaseException as error:  # SIGTERM is no Exception
         ours = type(error).__module__.startswith("ferops") or isinstance(error, FileNotFoundError)
         if not ours or os.environ.get("FEROPS_DEBUG"):
