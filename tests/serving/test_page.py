@@ -13,6 +13,7 @@ from browser import CHROMIUM, browser
 from ferops import files
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
+from ferops.serving.access import Access
 from ferops.serving.app import app, start
 from ferops.serving.page import SWAGGER, _swagger
 from ferops.serving.prediction_log import PredictionLog, read_feedback, read_predictions
@@ -61,6 +62,13 @@ def test_all_that_the_pages_ask_for_is_there(client):
         for name in re.findall(r'(?:src|href)="(static/[^"]+)"', client.get(address).text):
             assert client.get(f"/{name}").status_code == 200, name
     assert {name for name in SWAGGER if (_swagger() / name).is_file()} == set(SWAGGER)
+
+
+def test_strangers_get_the_page_and_not_the_answers(client):
+    guarded = TestClient(Access(app, token="secret"))
+    assert guarded.get("/").status_code == guarded.get("/static/page.js").status_code == 200
+    assert guarded.get("/openapi.json").status_code == 200
+    assert {guarded.get(path).status_code for path in ("/about", "/model", "/drift/")} == {401}
 
 
 @pytest.mark.parametrize("name", ["page.py", "..%2fpage.py", "index.html", "%2fetc%2fpasswd"])

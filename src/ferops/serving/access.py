@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
+from ferops.serving.page import PUBLIC
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-#: What orchestrators ask; answered to everybody, for it says nothing but alive or not.
-OPEN = frozenset({"/healthz", "/livez", "/readyz"})
+#: What orchestrators ask, which says nothing but alive or not; and the page and the API's description, the
+#: same wherever the service runs: a browser brings no token before it has shown a page that asks for one.
+OPEN = frozenset({"/healthz", "/livez", "/readyz", *PUBLIC})
 
 logger = logging.getLogger("bentoml.ferops")
 

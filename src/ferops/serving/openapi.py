@@ -202,7 +202,10 @@ PATHS: Schema = {
                                 "images": {
                                     "type": "array",
                                     "minItems": 1,
-                                    "items": {"type": "string", "contentMediaType": "image/*"},
+                                    "items": {
+                                        "type": "string",
+                                        "format": "binary",
+                                    },  # so Swagger UI lets one choose files
                                     "description": "files; the field may also be image, file or files",
                                 }
                             }

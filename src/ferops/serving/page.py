@@ -36,6 +36,7 @@ REPORT_POLICY = (
 #: Files of `static/`, and of Swagger UI, which BentoML brings.
 ASSETS = ("page.css", "page.js", "docs.js")
 SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
+PUBLIC = ("/", "/docs", "/openapi.json", *(f"/static/{name}" for name in (*ASSETS, *SWAGGER)))  # no secrets
 REPORTS = ("index.html", "evidently.html", "quality.html")
 
 
