@@ -246,7 +246,7 @@ def _params(settings: Settings) -> str:
     content = _portable(settings.model_dump(mode="json"))
     content["recipes"] = {settings.train.recipe: content["recipes"][settings.train.recipe]}
     return (
-        "# The parameters that trained, measured and judged this model.\n"
+        "# The parameters that trained and measured this model; gate.json has the limits that it passed.\n"
         f"{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}"
     )
 

@@ -12,8 +12,8 @@ from matplotlib.ticker import PercentFormatter
 
 from ferops import files
 from ferops.evaluation.batch_invariance import Arrangement
-from ferops.evaluation.batch_leak_result import Explanation, Measured
 from ferops.evaluation.figures import BLUE, GREY, ORANGE
+from ferops.explanation.result import Explanation, Measured
 
 INK, LINE = "#1a1d21", "#dfe3e8"
 

@@ -15,10 +15,10 @@ from ferops.cli import app
 from ferops.data import images as pixels
 from ferops.data.store import Dataset
 from ferops.evaluation import batch_invariance
-from ferops.evaluation.batch_leak import SUFFIXES, explain, explain_file
-from ferops.evaluation.batch_leak_model import PARTS, rewired, train_published_wiring, wiring
-from ferops.evaluation.batch_leak_page import percent, points, span
-from ferops.evaluation.batch_leak_result import Explanation
+from ferops.explanation.batch_leak import SUFFIXES, explain, explain_file
+from ferops.explanation.model import PARTS, rewired, train_published_wiring, wiring
+from ferops.explanation.page import percent, points, span
+from ferops.explanation.result import Explanation
 from ferops.models.classifier import Card, TrainingData
 from ferops.models.keras_classifier import KerasClassifier, UnusableModelError, load
 from ferops.models.patt_lite import BackboneUnavailableError, build_patt_lite

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ferops.evaluation.batch_invariance import Arrangement, BatchInvariance
 from ferops.evaluation.metrics import Metrics
-from ferops.evaluation.neighbours import SharePoint
+from ferops.explanation.neighbours import SharePoint
 
 #: The companies in which the page shows single images.
 COMPANIES: tuple[Arrangement, ...] = ("single", "shuffled", "class_sorted")

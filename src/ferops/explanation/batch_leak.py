@@ -23,12 +23,12 @@ from ferops.data.store import Dataset
 from ferops.emotions import EMOTIONS
 from ferops.evaluation import batch_invariance
 from ferops.evaluation.batch_invariance import ARRANGEMENTS, Arrangement
-from ferops.evaluation.batch_leak_model import Demonstration, rewired, train_published_wiring, wiring
-from ferops.evaluation.batch_leak_result import COMPANIES, Answer, Example, Explanation, Gain, Measured
 from ferops.evaluation.metrics import measure
-from ferops.evaluation.neighbours import Rows, SharePoint, accuracy_by_share
 from ferops.evaluation.paired import compare
 from ferops.evaluation.predictions import PROBABILITY_COLUMNS, encoded_images
+from ferops.explanation.model import Demonstration, rewired, train_published_wiring, wiring
+from ferops.explanation.neighbours import Rows, SharePoint, accuracy_by_share
+from ferops.explanation.result import COMPANIES, Answer, Example, Explanation, Gain, Measured
 from ferops.models.classifier import Images
 from ferops.models.keras_classifier import KerasClassifier, PixelRange, load, refuse_misreading
 from ferops.settings import Attention, EvaluationSettings, Settings
@@ -107,7 +107,7 @@ def explain(
     Raises:
         ValueError: fewer than two images, a batch of one, or answers that are no probabilities.
     """
-    from ferops.evaluation import batch_leak_figures, batch_leak_page
+    from ferops.explanation import figures, page
 
     evaluation, seed = settings.evaluation, settings.train.seed
     size = batch_size or evaluation.batch_size
@@ -169,8 +169,8 @@ def explain(
             for example in explanation.examples
             for identity in [example.id, *(b for answer in example.answers.values() for b in answer.beside)]
         }
-        batch_leak_figures.save(explanation, out)
-        files.write_text(out / "batch_leak.html", batch_leak_page.render(explanation, faces))
+        figures.save(explanation, out)
+        files.write_text(out / "batch_leak.html", page.render(explanation, faces))
         files.write_json(out / "batch_leak.json", explanation.model_dump(mode="json"))
         _log(explanation, seed, out)
     return explanation

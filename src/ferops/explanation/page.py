@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ferops.emotions import EMOTIONS
-from ferops.evaluation import batch_leak_figures
 from ferops.evaluation.batch_invariance import Arrangement
-from ferops.evaluation.batch_leak_result import COMPANIES, Explanation
+from ferops.explanation import figures
+from ferops.explanation.result import COMPANIES, Explanation
 
 #: Arrangements in the words of the page.
 WORDS: Mapping[Arrangement, str] = {
@@ -33,14 +33,14 @@ def render(explanation: Explanation, faces: Mapping[str, NDArray[np.uint8]]) -> 
     """
     from jinja2 import Environment, StrictUndefined
 
-    source = resources("ferops.evaluation").joinpath("templates/batch_leak.html.j2").read_text("utf-8")
+    source = resources("ferops.explanation").joinpath("templates/batch_leak.html.j2").read_text("utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = percent
     environment.filters["points"] = points
     environment.filters["span"] = span
-    plots = [Markup(plot) for plot in batch_leak_figures.inline(explanation)]
+    plots = [Markup(plot) for plot in figures.inline(explanation)]
     return environment.from_string(source).render(
         found=explanation,
         model=explanation.model,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_classifiers import FakeClassifier, planted_face
-from ferops.evaluation.neighbours import accuracy_by_share, companies, same_class
+from ferops.explanation.neighbours import accuracy_by_share, companies, same_class
 
 OPTIONS = {"batch_size": 16, "samples": 200, "level": 0.95, "seed": 0}
 
