@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from pathspec import PathSpec
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -75,6 +77,14 @@ def test_strangers_get_the_page_and_not_the_answers(client):
 def test_nothing_else_can_be_read(client, name):
     assert client.get(f"/static/{name}").status_code == 404
     assert client.get(f"/drift/{name}").status_code == 404
+
+
+def test_a_built_bento_takes_page_and_detector_along():
+    root = STATIC.parents[3]
+    included = yaml.safe_load((root / "bentofile.yaml").read_text())["include"]
+    taken = PathSpec.from_lines("gitwildmatch", included)
+    needed = [path for path in STATIC.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert [path for path in needed if not taken.match_file(path.relative_to(root))] == []
 
 
 def test_the_model_is_described_with_its_accuracy(client):
