@@ -6,7 +6,7 @@ from pathlib import Path
 import bentoml
 
 from ferops import files, tracking
-from ferops.models.onnx import OnnxClassifier
+from ferops.models.onnx import CARD_FILE, MODEL_FILE, RECORDED_FILE, BrokenPackageError, OnnxClassifier
 from ferops.promotion.champion import Champion, NoChampionError
 from ferops.promotion.release import load_release, served_model
 from ferops.settings import Environment
@@ -89,6 +89,12 @@ def find_challenger(shadow: str) -> Source:
 def _folder(folder: Path) -> Source:
     released = load_release(folder)
     if released is not None:
+        # Its name promises the model that was released.
+        if other := sorted({MODEL_FILE, CARD_FILE, RECORDED_FILE} & set(released.damaged())):
+            raise BrokenPackageError(
+                f"{folder} is not as it was released, these files differ: {', '.join(other)}: "
+                f"`git checkout -- {folder}`"
+            )
         return Source("release", released.label, None, _checked(folder))
     return Source("package", f"package-{files.sha256(folder)[:8]}", None, _checked(folder))
 
