@@ -300,6 +300,7 @@ class Environment(BaseSettings):
     max_upload_mb: float = Field(8.0, gt=0, description="one uploaded image, 10^6 bytes")
     max_request_mb: float = Field(64.0, gt=0, description="one request, 10^6 bytes")
     max_pixels: int = Field(50_000_000, ge=2304, description="one decoded image")
+    max_request_pixels: int = Field(250_000_000, ge=2304, description="all decoded images of one request")
     max_images: int = Field(64, ge=1, description="images in one request")
     queue: int = Field(128, ge=1, description="requests that one worker holds; more get 503 at once")
     queue_mb: float = Field(256.0, gt=0, description="what these requests brought, together, 10^6 bytes")

@@ -35,7 +35,14 @@ class Client(TestClient):
         )
         metrics = Metrics()
         log = PredictionLog(self.log_dir, limits.log_durability, metrics)
-        predictor = Predictor(self.classifier, "3", log, limits.max_pixels, log_required=limits.log_required)
+        predictor = Predictor(
+            self.classifier,
+            "3",
+            log,
+            limits.max_pixels,
+            log_required=limits.log_required,
+            max_request_pixels=limits.max_request_pixels,
+        )
         start(app, predictor, limits, metrics)
         self.serving = app.state.serving
 
@@ -146,6 +153,16 @@ def test_a_request_without_an_image_is_refused(client):
 
 def test_too_many_images_are_refused(client):
     assert_refused(client.predict(*[png()] * 9), 413, "too_many_images")
+
+
+def test_too_many_pixels_together_are_refused(tmp_path):
+    client = Client(tmp_path, max_request_pixels=100_000)
+    picture = saved(Image.new("L", (200, 200)), "PNG")
+    assert client.predict(picture, picture).status_code == 200
+    response = client.predict(picture, picture, picture)
+    assert_refused(response, 413, "too_many_pixels")
+    assert response.json()["index"] == 2
+    assert "more than 100000 pixels together" in response.json()["message"]
 
 
 def test_the_card_says_what_answers(client):

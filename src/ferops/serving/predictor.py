@@ -42,6 +42,7 @@ class Predictor:
         source: what kind of model it is: `champion`, `release` or `package`.
         log_required: give no answer that is not in the log.
         shadow: a challenger that sees the same images.
+        max_request_pixels: of all images of one call: its work must end in time.
     """
 
     classifier: OnnxClassifier
@@ -51,6 +52,7 @@ class Predictor:
     source: str = "package"
     log_required: bool = False
     shadow: Shadow | None = None
+    max_request_pixels: int = 250_000_000
 
     def predict(self, contents: Sequence[bytes], find_faces: bool = False) -> list[dict[str, Any]]:
         """Classify encoded images of any size; all of them or none.
@@ -69,9 +71,17 @@ class Predictor:
         seen: list[NDArray[np.uint8]] = []
         descriptors: list[dict[str, float]] = []
         places: list[dict[str, Any]] = []
+        room = self.max_request_pixels
         for row, content in enumerate(contents):
             try:
                 image = pixels.decode(content, self.max_pixels)
+                room -= image.width * image.height
+                if room < 0:
+                    raise pixels.ImageError(
+                        "too_many_pixels",
+                        f"the images have more than {self.max_request_pixels} pixels together: "
+                        "send them in several requests",
+                    )
                 for face in faces.found(image) if find_faces else [None]:
                     crop = image if face is None else faces.cut(image, face)
                     inputs.append(pixels.face(crop, card.input_side))

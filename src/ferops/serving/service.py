@@ -64,6 +64,7 @@ class FerClassifier:
             source.kind,
             environment.log_required,
             shadow,
+            environment.max_request_pixels,
         )
         start(app, predictor, environment, metrics)
         drain.on_signals()
