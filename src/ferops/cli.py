@@ -48,6 +48,16 @@ def data_add(
     )
 
 
+@data_app.command("pack", epilog="Example: ferops data pack fer2013.npz")
+def data_pack(path: Annotated[Path, typer.Argument(help="the .npz file to write")]) -> None:
+    """Write the dataset as one array file, for a machine with an accelerator (benchmarks/gpu.py)."""
+    from ferops.data.packed import pack
+    from ferops.data.store import Dataset
+
+    pack(Dataset.open(DATASET), path)
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 @app.command(epilog="Example: ferops ingest")
 def ingest() -> None:
     """Read the source of params.yaml into the Parquet dataset."""
@@ -89,6 +99,21 @@ def train() -> None:
     curves, checkpoints = REPORTS / "learning_curves.csv", Environment().checkpoint_dir
     card = run_training(load_settings(), DATASET, MODEL, curves, checkpoints)
     typer.echo(f"{MODEL}: best epoch {card.details['best_epoch']}, MLflow run {card.mlflow_run_id}")
+
+
+@app.command(epilog="Example: ferops adopt results final-long-0")
+def adopt(
+    results: Annotated[Path, typer.Argument(help="folder that benchmarks/gpu.py wrote")],
+    run: Annotated[str, typer.Argument(help="which of its trainings: <group>-<name>-<seed>")],
+) -> None:
+    """Take over a model trained on another machine; `ferops evaluate patt_lite` goes on from there."""
+    _quiet_tensorflow()
+    from ferops.settings import load_settings
+    from ferops.training.adopt import adopt as run_adoption
+
+    card = run_adoption(results, run, load_settings(), DATASET, MODEL, REPORTS / "learning_curves.csv")
+    device = card.details["device"]["name"]
+    typer.echo(f"{MODEL}: {run}, trained on {device}, MLflow run {card.mlflow_run_id}")
 
 
 @app.command(epilog="Example: ferops evaluate patt_lite")
@@ -289,7 +314,7 @@ def explain_batch_leak(
     """Same weights, same images, different neighbours: does a model's accuracy depend on the batch?"""
     _quiet_tensorflow()
     from ferops.data.store import Dataset
-    from ferops.evaluation.batch_leak import explain_file, explain_trained
+    from ferops.explanation.batch_leak import explain_file, explain_trained
     from ferops.settings import load_settings
 
     if model is None and (labels or pixels != "0..255"):

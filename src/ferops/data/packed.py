@@ -71,13 +71,15 @@ class Packed:
             about = json.loads(str(held["about"]))
         except (ValueError, KeyError, EOFError) as error:
             raise PackedError(f"{path} is not a packed dataset (`ferops data pack`): {error}") from error
-        grey = {split: _decode(held, split) for split in SPLITS}
+        grey: dict[str, NDArray[np.uint8]] = {split: _decode(held, split) for split in SPLITS}
         if _digest(grey) != about.pop("pixels_sha256"):
             raise PackedError(
                 f"{path} was decoded to other pixels than when it was packed: the file is damaged, or this "
                 "machine's JPEG decoder rounds differently; results would not be those of the dataset"
             )
-        labels = {split: held[f"{split}_labels"].astype(np.int64) for split in SPLITS}
+        labels: dict[str, NDArray[np.int64]] = {
+            split: held[f"{split}_labels"].astype(np.int64) for split in SPLITS
+        }
         return Packed(**about, grey=grey, labels=labels, copy_in_train=held["test_copy_in_train"])
 
 

@@ -1,0 +1,214 @@
+"""The accelerator's benchmark: its sweep is sound, its counts are right, and its models can be taken over."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from ferops import files, tracking
+from ferops.data.packed import Packed, pack
+from ferops.data.store import Dataset
+from ferops.models import patt_lite
+from ferops.settings import load_settings
+
+ROOT = Path(__file__).parents[1]
+pytest.importorskip("jax")
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import gpu  # noqa: E402
+import gpu_jobs  # noqa: E402
+import gpu_speed  # noqa: E402
+from ferops.training.adopt import AdoptError, adopt  # noqa: E402
+
+PARAMS = ROOT / "params.yaml"
+SWEEP = ROOT / "benchmarks" / "gpu_sweep.yaml"
+
+
+def test_every_training_of_the_sweep_is_a_sound_recipe_with_a_name_of_its_own() -> None:
+    groups = list(yaml.safe_load(SWEEP.read_text())["groups"])
+    runs = gpu.read_sweep(SWEEP, groups, PARAMS, "weights.h5")
+    assert {run.attention for run in runs} == {"feature", "patch"}
+    assert len({run.key for run in runs}) == len(runs)
+    assert {run.group for run in runs if run.final} == {"final", "quick"}  # what explores sees no test image
+    assert all(run.recipe.backbone == "weights.h5" for run in runs)
+    base = next(run.recipe for run in runs if run.name == "base")
+    mixed = next(run.recipe for run in runs if run.name == "mixup 0.2")
+    changed = {"augmentation": mixed.augmentation.model_copy(update={"mixup": 0.0})}
+    assert mixed.model_copy(update=changed) == base
+
+
+def test_a_wrong_recipe_is_refused_before_any_work(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    runs = [{"name": "bad", "change": {"fine_tune": {"epochs": -1}}}]
+    sweep.write_text(yaml.safe_dump({"recipe": "fer2013", "groups": {"one": {"runs": runs}}}))
+    with pytest.raises(SystemExit, match=r"one, bad: .*\n?.*epochs"):
+        gpu.read_sweep(sweep, ["one"], PARAMS, None)
+    with pytest.raises(SystemExit, match="has no group 'two': it has one"):
+        gpu.read_sweep(sweep, ["two"], PARAMS, None)
+
+
+def test_operations_are_counted_layer_by_layer() -> None:
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, padding="same"),
+            layers.BatchNormalization(),
+            layers.DepthwiseConv2D(3, strides=2, padding="same"),
+            layers.SeparableConv2D(6, 2, padding="same"),
+            layers.Flatten(),
+            layers.Dense(5),
+        ]
+    )
+    conv, depthwise = 2 * 8 * 8 * 4 * 9 * 3, 2 * 4 * 4 * 4 * 9
+    separable, dense = 2 * 4 * 4 * 4 * (4 + 6), 2 * 96 * 5
+    outputs = 2 * 8 * 8 * 4 + 4 * 4 * 4 + 4 * 4 * 6 + 5
+    assert gpu_speed.cost(model) == (conv + depthwise + separable + dense, outputs)
+
+
+def test_the_whole_networks_operations_are_those_of_its_paper() -> None:
+    """569 million multiply-adds, 1 million of them in the classifier (Howard et al. 2017, table 4)."""
+    model = keras.applications.MobileNet((224, 224, 3), weights=None, include_top=False)
+    operations, _ = gpu_speed.cost(model)
+    assert operations / 2 == pytest.approx(569e6 - 1.02e6, rel=0.01)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of one short training leaves, made in this process."""
+    folder = tmp_path_factory.mktemp("gpu")
+    pack(tiny_dataset, folder / "tiny.npz")
+    gpu.unpack(Packed.load(folder / "tiny.npz"), folder / "data.npz", quick=True)
+    run = gpu.read_sweep(SWEEP, ["quick"], PARAMS, None)[0]
+    arguments = argparse.Namespace(seconds=100.0, out=folder / "results", keep=1, workers=1)
+    arguments.out.mkdir()
+    about = {
+        "dataset_sha256": tiny_dataset.summary.sha256,
+        "git_commit": "c0ffee",
+        "source_sha256": "5eed",
+        "backbone_sha256": None,
+        "quick": False,
+    }
+    bench = gpu.Bench(arguments, folder, about)
+    job = gpu.Job(run.key, folder / run.key, {}, started=time.monotonic())
+    job.folder.mkdir()
+    request = {
+        "data": str(folder / "data.npz"),
+        "quick": True,
+        "attention": run.attention,
+        "seed": run.seed,
+        "final": run.final,
+        "recipe": run.recipe.model_dump(mode="json"),
+    }
+    outcome = gpu_jobs.train(request, job.folder)
+    # The miniature validates on a part; the whole is what a real run measures.
+    weights = [value.astype(np.float32) for value in np.load(job.folder / "weights.npz").values()]
+    model = patt_lite.build_patt_lite(image_size=80)
+    model.set_weights(weights)
+    answers = model.predict_on_batch(tiny_dataset.images("validation"))
+    right = np.asarray(answers).argmax(1) == tiny_dataset.labels("validation")
+    outcome["validation_float32"]["accuracy"] = float(right.mean())
+    files.write_json(job.folder / "result.json", outcome)
+    bench.keep(run, job)
+    killed = gpu.read_sweep(SWEEP, ["quick"], PARAMS, None)[1]
+    stopped = gpu.Job(killed.key, folder / killed.key, {}, started=time.monotonic())
+    stopped.folder.mkdir()
+    (stopped.folder / "log.txt").write_text("stopped")
+    (stopped.folder / "rows.jsonl").write_text(json.dumps(outcome["rows"][0]) + "\n")
+    bench.keep(killed, stopped)
+    return arguments.out
+
+
+def test_what_comes_back_are_curves_results_and_weights(results: Path) -> None:
+    found = files.read_json(results / "gpu.json")
+    done, stopped = found["runs"]
+    assert done["finished"]
+    assert not stopped["finished"]
+    assert len((results / "curves.csv").read_text().splitlines()) == 3  # an epoch of each, and the header
+    assert set(done["test"]) == {"single", "flipped", "ten_crop"}
+    for measured in done["test"]["single"].values():
+        assert {"macro_f1", "recall", "expected_calibration_error", "intervals"} <= set(measured)
+    assert [path.name for path in results.glob("weights-*")] == [done["weights"]]
+    assert (results / done["weights"]).stat().st_size < 2.5e6
+    table = "\n".join(gpu.summary(found))
+    assert "not finished | 1 done" in table
+
+
+def parameters(folder: Path, **changes: Any) -> Path:
+    """A params.yaml with the recipe of the finished training."""
+    recipe = gpu.read_sweep(SWEEP, ["quick"], PARAMS, None)[0].recipe.model_dump(mode="json")
+    content = {"train": {"recipe": "tiny"}, "recipes": {"tiny": {**recipe, **changes}}}
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def take(results: Path, dataset: Dataset, key: str = "quick-tiny-0") -> Any:
+    out = Path("model")
+    return adopt(results, key, load_settings(Path("params.yaml")), dataset.folder, out, Path("curves.csv"))
+
+
+def test_a_training_from_elsewhere_is_taken_over_with_its_lineage(
+    results: Path, tiny_dataset: Dataset, store: Path
+) -> None:
+    path = parameters(store)
+    card = take(results, tiny_dataset)
+    assert patt_lite.load(store / "model").card == card
+    assert (card.git_commit, card.params_sha256) == ("c0ffee", files.sha256(path))
+    assert card.training_data.known
+    assert card.training_data.dataset_sha256 == tiny_dataset.summary.sha256
+    assert len((store / "model" / "trained_on.txt").read_text().split()) > 200
+    assert card.details["adopted"]["run"] == "quick-tiny-0"
+    assert card.details["device"]["name"] == "cpu"  # of this test
+    run = tracking.connect().get_run(card.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["git_commit"] == "c0ffee"
+    assert run.data.metrics["validation_accuracy"] == pytest.approx(
+        files.read_json(results / "gpu.json")["runs"][0]["rows"][-1]["validation_accuracy"]
+    )
+
+
+def test_what_cannot_be_vouched_for_is_not_taken_over(
+    results: Path, tiny_dataset: Dataset, store: Path, tmp_path: Path
+) -> None:
+    parameters(store, label_smoothing=0.3)
+    with pytest.raises(AdoptError, match=r"label_smoothing: here 0.3, there 0.1"):
+        take(results, tiny_dataset)
+    parameters(store)
+    with pytest.raises(AdoptError, match="they were kept of quick-tiny-0"):
+        take(results, tiny_dataset, "quick-tiny_with_ema-1")
+
+    copy = tmp_path / "copy"
+    for changes, message in (
+        ({"quick": True}, "in miniature"),
+        ({"git_commit": None}, "--commit"),
+        ({"dataset_sha256": "0" * 64}, "trained on dataset 00000000"),
+    ):
+        found = files.read_json(results / "gpu.json")
+        found["about"] |= changes
+        files.write_json(copy / "gpu.json", found)
+        with pytest.raises(AdoptError, match=message):
+            take(copy, tiny_dataset)
+
+    found = files.read_json(results / "gpu.json")
+    name = found["runs"][0]["weights"]
+    with np.load(results / name) as held:
+        np.savez(copy / name, **{key: np.roll(held[key], 1) for key in held.files})
+    found["runs"][0]["validation_float32"]["accuracy"] = 0.99
+    files.write_json(copy / "gpu.json", found)
+    with pytest.raises(AdoptError, match="the weights are damaged"):
+        take(copy, tiny_dataset)
+    assert not (store / "model").exists()
