@@ -80,6 +80,14 @@ def test_a_token_must_be_brought_from_this_machine_too(path, authorization):
     assert ask(Access(inner(), token="secret"), path, **headers).status_code == 401
 
 
+def test_refusals_are_counted():
+    refused = []
+    access = Access(inner(), token="secret", refused=lambda: refused.append(1))
+    ask(access)
+    ask(access, authorization="Bearer secret")
+    assert refused == [1]
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
 def test_who_brings_the_token_is_answered_from_anywhere(scheme):
     response = ask(Access(inner(), token="secret"), client=STRANGER, authorization=f"{scheme} secret")

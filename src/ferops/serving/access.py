@@ -8,7 +8,7 @@ client on loopback, is from this machine; a proxy in between that names its clie
 import hmac
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
@@ -32,12 +32,20 @@ class Access:
         app: asked by those who may.
         token: to be brought by everybody as `Authorization: Bearer <token>`; none: only this machine asks.
         anybody: without a token, answer other machines too.
+        refused: called for each request that is refused.
     """
 
-    def __init__(self, app: "ASGIApp", token: str | None = None, anybody: bool = False) -> None:
+    def __init__(
+        self,
+        app: "ASGIApp",
+        token: str | None = None,
+        anybody: bool = False,
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
         self.app = app
         self._token = None if token is None else token.encode()
         self._anybody = anybody
+        self._refused = refused
         self._warned = False
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -54,6 +62,7 @@ class Access:
                 self._warned = True
         else:
             message = "send the header `Authorization: Bearer <token>` with the service's token"
+        self._refused()
         body = {"code": "unauthorized", "message": message}
         response = JSONResponse(body, 401, {"www-authenticate": 'Bearer realm="ferops"'})
         await response(scope, receive, send)

@@ -10,6 +10,7 @@ import asyncio
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -38,6 +39,8 @@ class Drain:
 
     def on_signals(self) -> None:
         """Drain when told to end; call it on the event loop, when the server has its handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # no server's worker: signals belong to whoever started it in a thread
         loop = asyncio.get_running_loop()
 
         def begin(number: int, frame: FrameType | None) -> None:

@@ -94,5 +94,6 @@ FerClassifier.add_asgi_middleware(  # type: ignore[attr-defined]  # BentoML type
     Access,
     token=environment.token.get_secret_value() if environment.token else None,
     anybody=environment.auth == "off",
+    refused=lambda: app.state.serving.metrics.refusals.labels("unauthorized").inc(),
 )
 FerClassifier.add_asgi_middleware(Described)  # type: ignore[attr-defined]
