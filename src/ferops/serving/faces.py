@@ -182,11 +182,11 @@ def _session() -> "onnxruntime.InferenceSession":
 
 def _detect(image: Image.Image) -> tuple[Floats, Floats, Floats]:
     """Boxes `[N, 4]`, scores `[N]` and landmarks `[N, 5, 2]`, best first, in pixels of the image."""
-    colours = _rgb(image)
+    colours = image if image.mode in ("L", "RGB") else _rgb(image)  # the latter copies
     for longest in VIEWS:
         scale = longest / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        view = colours.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+        view = _rgb(colours.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
         canvas = np.zeros((CANVAS, CANVAS, 3), np.float32)
         canvas[: size[1], : size[0]] = np.asarray(view)[:, :, ::-1]
         outputs = _session().run(None, {"input": canvas.transpose(2, 0, 1)[None]})
