@@ -16,6 +16,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -66,7 +67,7 @@ class Run:
     @property
     def key(self) -> str:
         """Name of its files."""
-        return f"{self.group}-{self.name}-{self.seed}".replace(" ", "_").replace("/", "_")
+        return re.sub(r"[^A-Za-z0-9._-]", "_", f"{self.group}-{self.name}-{self.seed}")
 
 
 def read_sweep(path: Path, groups: Sequence[str], params: Path, backbone: str | None) -> list[Run]:
@@ -324,6 +325,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--sweep", type=Path, default=HERE / "gpu_sweep.yaml")
     parser.add_argument("--groups", nargs="+", default=["explore_1"], help="of the sweep, in this order")
+    parser.add_argument("--only", nargs="+", metavar="KEY", help="trainings, as `gpu.json` names them")
     parser.add_argument("--params", type=Path, default=HERE.parent / "params.yaml")
     parser.add_argument("--backbone", help="MobileNet weights file, instead of the recipe's")
     parser.add_argument("--seconds", type=float, default=570, help="for everything")
@@ -338,6 +340,11 @@ def main() -> None:
         arguments.seconds = arguments.checks_seconds = arguments.speed_seconds = 3600.0
     groups = ["quick"] if arguments.quick else arguments.groups
     runs = read_sweep(arguments.sweep, groups, arguments.params, arguments.backbone)
+    if arguments.only:
+        unknown = sorted(set(arguments.only) - {run.key for run in runs})
+        if unknown:
+            parser.error(f"no such trainings: {unknown}; there are {[run.key for run in runs]}")
+        runs = [run for run in runs if run.key in arguments.only]
     arguments.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     packed = Packed.load(arguments.data)
