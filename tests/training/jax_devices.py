@@ -25,7 +25,7 @@ def loss_and_gradient(policy: str, weights: list[np.ndarray] | None) -> tuple[fl
     model = build_patt_lite(image_size=80, dropout=0.0)
     if weights is not None:
         model.set_weights(weights)
-    data = images(32)
+    data = images(16)
     targets = np.eye(7, dtype=np.float32)[data.labels]
     rest = [variable.value for variable in model.non_trainable_variables]
 

@@ -148,14 +148,15 @@ def fit(
 
 
 def finished(recipe: Recipe, attention: Attention, best: Best) -> keras.Model:
-    """The model to keep: plain, float32, with the best epoch's weights in half precision.
+    """The model to keep: plain, float32, with the best epoch's size and its weights in half precision.
 
     Raises:
         DivergedError: if a weight is NaN, or beyond float16's range.
     """
     # Mixed precision and fused batch norms are for training alone.
     keras.config.set_dtype_policy("float32")
-    model = _build(recipe, attention, recipe.fine_tune)
+    sized = recipe.model_copy(update={"image_size": best.image_size})
+    model = _build(sized, attention, recipe.fine_tune)
     # Rounded, so that what is kept, measured and shipped is one model, and a release can store it in half.
     model.set_weights([half_precision(weight) for weight in best.weights])
     return model
@@ -215,7 +216,7 @@ def prepare_stage(
         parts=recipe.accumulation_steps,
         resident=resident,
     )
-    size = RESIDENT_VALIDATION_BATCH if resident else VALIDATION_BATCH
+    size = min(RESIDENT_VALIDATION_BATCH if resident else VALIDATION_BATCH, len(validation))
     size = math.ceil(size / sharers()) * sharers()
     model = ImagesOnDevice(network, data, validation, recipe.augmentation) if resident else network
     model.compile(
@@ -260,16 +261,13 @@ def _run_stage(
         task.best = best
 
     first = resumed.epoch if resumed else 0
-    grow = None
-    if recipe.start_image_size is not None:
-        last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
-        grow = GrowImages(ready.network, recipe.start_image_size, last, stage.epochs)
-    anew = grow.full_size_from if grow else None
     callbacks: list[keras.callbacks.Callback] = [
         StopOnDivergence(name),
-        KeepBest(ready.network, task.best, done, on_best, anew),
-        *([grow] if grow else []),
+        KeepBest(ready.network, task.best, done, on_best),
     ]
+    if recipe.start_image_size is not None:
+        last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
+        callbacks.append(GrowImages(ready.network, recipe.start_image_size, last, stage.epochs))
     if recipe.ema_momentum is not None:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     callbacks += _patience(stage)
