@@ -173,8 +173,13 @@ class Recipe(Section):
     def _frozen_means_frozen(self) -> "Recipe":
         if self.frozen.unfreeze_layers != "none":
             raise ValueError("the frozen stage trains no backbone layer: unfreeze in fine_tune")
-        if self.start_image_size is not None:
-            self._growth_reaches_image_size(self.start_image_size)
+        if self.start_image_size is not None and (
+            self.start_image_size > self.image_size or self.start_image_size % 16
+        ):
+            raise ValueError(
+                f"start_image_size {self.start_image_size} must be a multiple of 16, "
+                f"and not above image_size {self.image_size}"
+            )
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulation_steps} equal parts "
@@ -183,18 +188,6 @@ class Recipe(Section):
         if self.frozen.epochs + self.fine_tune.epochs == 0:
             raise ValueError("both stages have 0 epochs: nothing would be trained")
         return self
-
-    def _growth_reaches_image_size(self, start: int) -> None:
-        if start > self.image_size or start % 16:
-            raise ValueError(
-                f"start_image_size {start} must be a multiple of 16, "
-                f"and not above image_size {self.image_size}"
-            )
-        if self.fine_tune.epochs == 0 or self.fine_tune.early_stop_patience is not None:
-            raise ValueError(
-                "images grow over fine_tune, so that start_image_size needs epochs there and no "
-                "early_stop_patience: else the model would be kept at a size it was never trained at"
-            )
 
 
 class TrainSettings(Section):

@@ -15,10 +15,6 @@ from ferops.promotion.release import Release
 
 FOLDER = Path(__file__).parents[2] / "release"
 
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "release.json").exists(), reason="no trained model was put into release/ yet"
-)
-
 
 @pytest.fixture(scope="module")
 def release() -> Release:

@@ -66,11 +66,13 @@ class Best:
         score: validation accuracy and, to break ties, the negative loss.
         weights: as `Model.get_weights` gives them; averaged ones, if there are any.
         epoch: counted from 1 over both stages.
+        image_size: side that it was validated at, pixels; at another side it is another model.
     """
 
     score: tuple[float, float]
     weights: list[NDArray[Any]]
     epoch: int
+    image_size: int
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -84,20 +86,13 @@ class KeepBest(keras.callbacks.Callback):
         best: what there is to beat.
         first_epoch: epochs done in earlier stages.
         on_best: called with each better one.
-        anew: epoch of this `fit`, from 0, that forgets what was best before: a score at a smaller image size
-            is that of another model.
     """
 
     def __init__(
-        self,
-        network: keras.Model,
-        best: Best | None,
-        first_epoch: int,
-        on_best: Callable[[Best], None],
-        anew: int | None = None,
+        self, network: keras.Model, best: Best | None, first_epoch: int, on_best: Callable[[Best], None]
     ) -> None:
         super().__init__()
-        self.network, self.anew = network, anew
+        self.network = network
         self.score = best.score if best else (-1.0, -math.inf)
         self.first_epoch, self.on_best = first_epoch, on_best
         self._epoch = 0
@@ -105,8 +100,6 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Note which epoch the coming validation pass belongs to."""
         self._epoch = epoch
-        if epoch == self.anew:
-            self.score = (-1.0, -math.inf)
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
         """Copy the weights when this pass is the best so far."""
@@ -115,7 +108,8 @@ class KeepBest(keras.callbacks.Callback):
         if score > self.score:
             self.score = score
             weights = [np.array(weight) for weight in self.network.get_weights()]
-            self.on_best(Best(score, weights, self.first_epoch + self._epoch + 1))
+            side = self.network.get_layer("resize").height
+            self.on_best(Best(score, weights, self.first_epoch + self._epoch + 1, side))
 
 
 class GrowImages(keras.callbacks.Callback):
@@ -137,11 +131,6 @@ class GrowImages(keras.callbacks.Callback):
         self.network = network
         self.sides = [*range(start, end, self.STEP), end]
         self.epochs = epochs
-
-    @property
-    def full_size_from(self) -> int:
-        """The first epoch, from 0, at the largest side."""
-        return next(epoch for epoch in range(self.epochs) if self._side(epoch) == self.sides[-1])
 
     def _side(self, epoch: int) -> int:
         # Counted from the end, so that the last epoch has the largest side however few epochs there are.

@@ -134,7 +134,11 @@ class Checkpoint:
             "epoch": state.epoch,
             "stopped": state.stopped,
             "rows": state.rows,
-            "best": {"score": state.best.score, "epoch": state.best.epoch},
+            "best": {
+                "score": state.best.score,
+                "epoch": state.best.epoch,
+                "image_size": state.best.image_size,
+            },
             "patience": state.patience,
         }
         arrays = {
@@ -163,7 +167,8 @@ class Checkpoint:
                 kind: [saved[name] for name in sorted(saved.files) if name.startswith(f"{kind}_")]
                 for kind in ("variables", "optimizer", "best")
             }
-        best = Best(tuple(meta["best"]["score"]), groups["best"], meta["best"]["epoch"])
+        of_best = meta["best"]
+        best = Best(tuple(of_best["score"]), groups["best"], of_best["epoch"], of_best["image_size"])
         return State(
             meta["stage"],
             meta["epoch"],

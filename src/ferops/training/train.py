@@ -161,7 +161,7 @@ def keep(
         details={
             "attention": settings.train.attention,
             "recipe": settings.train.recipe,
-            "image_size": recipe.image_size,
+            "image_size": fitted.model.get_layer("resize").height,
             "backbone": _origin(recipe.backbone),
             "teacher": _origin(recipe.teacher) if recipe.teacher else None,
             "seed": settings.train.seed,
