@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -117,7 +117,7 @@ class _Gate:
             candidate=candidate,
             package_sha256=verdicts[candidate].package_sha256 if candidate else None,
             reason=self._reason(verdicts, winner),
-            champion=None if self.champion is None else asdict(self.champion),
+            champion=self._judged_against(),
             candidates=verdicts,
             metric=self.settings.metric,
             dataset_sha256=self.dataset.summary.sha256,
@@ -147,6 +147,12 @@ class _Gate:
     def _called(self) -> str:
         assert self.champion is not None
         return f"{self.champion.candidate} version {self.champion.version}"
+
+    def _judged_against(self) -> dict[str, Any] | None:
+        if self.champion is None:
+            return None
+        history = ("earlier", "withdrawn")  # of the pointer, and no part of the judgement
+        return {key: value for key, value in asdict(self.champion).items() if key not in history}
 
     # One candidate
 
