@@ -23,7 +23,7 @@ from ferops.models.patt_lite import build_patt_lite
 from ferops.settings import Environment, Settings
 from ferops.training.device import Device
 from ferops.training.fit import Fitted
-from ferops.training.train import keep, parameters
+from ferops.training.train import keep, log_row, parameters
 
 #: How far validation accuracy may be from what was measured there: other kernels round differently.
 TOLERANCE = 0.002
@@ -84,11 +84,9 @@ def adopt(
         },
     }
     with tracking.run(name, tags=tags) as run_id:
-        mlflow = tracking.connect()
-        mlflow.log_params(parameters(settings, device, dataset))
+        tracking.connect().log_params(parameters(settings, device, dataset))
         for row in fitted.rows:
-            numbers = {name: value for name, value in row.items() if name not in ("epoch", "stage")}
-            mlflow.log_metrics(numbers, step=row["epoch"])
+            log_row(row)
         return keep(fitted, settings, dataset, device, lineage, run_id, out, curves_path, details)
 
 

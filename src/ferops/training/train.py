@@ -96,24 +96,28 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, c
         lineage = {key: begun.get(key, value) for key, value in lineage.items()}
         with tracking.run(name, run_id=mine, tags=tags, resume=True) as run_id:
             checkpoint.belongs_to(run_id, lineage)
-            mlflow = tracking.connect()
-            mlflow.log_params(parameters(settings, device, dataset))
-
-            def on_row(row: Row) -> None:
-                numbers = {k: v for k, v in row.items() if k not in ("epoch", "stage")}
-                with tracking.written("the same command goes on after this epoch"):
-                    mlflow.log_metrics(numbers, step=row["epoch"])
-
+            tracking.connect().log_params(parameters(settings, device, dataset))
             data, validation = decode(dataset, "train"), decode(dataset, "validation")
             attention, seed = settings.train.attention, settings.train.seed
             try:
-                fitted = fit(recipe, attention, seed, data, validation, on_row, checkpoint)
+                fitted = fit(recipe, attention, seed, data, validation, log_row, checkpoint)
             except DivergedError as error:
                 kept = _last_good(checkpoint, recipe, attention, dataset, inherited)
                 raise DivergedError(f"{error}. {kept}") from error
             card = keep(fitted, settings, dataset, device, lineage, run_id, out, curves_path)
         checkpoint.clear()
     return card
+
+
+def log_row(row: Row) -> None:
+    """Add an epoch's numbers to the open MLflow run.
+
+    Raises:
+        tracking.StoreError: if they cannot be written.
+    """
+    numbers = {name: value for name, value in row.items() if name not in ("epoch", "stage")}
+    with tracking.written("the same command goes on after this epoch"):
+        tracking.connect().log_metrics(numbers, step=row["epoch"])
 
 
 def keep(
