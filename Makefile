@@ -14,7 +14,7 @@ run: $(VENV)/ready          ## from nothing to a promoted champion: the whole pi
 	@ferops status
 
 test: $(VENV)/ready-dev     ## lint, types, import layers, every test
-	ruff check . && ruff format --check . && mypy && lint-imports && pytest
+	ruff check . && ruff format --check . && mypy && lint-imports && pytest -n 2 --dist loadfile
 
 bench: $(VENV)/ready        ## the benchmarks in short, on synthetic faces: minutes; docs/benchmarks.md has the long ones
 	python benchmarks/training.py --quick
