@@ -16,7 +16,6 @@ import contextlib
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -27,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ferops import files, tracking
 from ferops.data.packed import SPLITS, Packed
-from ferops.settings import Recipe, load_settings
+from ferops.settings import load_settings
+from ferops.training.sweep import Run, SweepError, read_sweep
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "ferops"
@@ -42,66 +41,6 @@ KEPT = 4
 
 #: Seconds before the end at which trainings that still run are stopped, so that all is written in time.
 MARGIN = 12.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training of the sweep.
-
-    Attributes:
-        name: of the sweep's entry.
-        group: of the sweep.
-        final: whether the group's test results are computed: never where something is still chosen.
-        attention: the wiring.
-        seed: of every random number.
-        recipe: complete and checked.
-    """
-
-    name: str
-    group: str
-    final: bool
-    attention: str
-    seed: int
-    recipe: Recipe
-
-    @property
-    def key(self) -> str:
-        """Name of its files."""
-        return re.sub(r"[^A-Za-z0-9._-]", "_", f"{self.group}-{self.name}-{self.seed}")
-
-
-def read_sweep(path: Path, groups: Sequence[str], params: Path, backbone: str | None) -> list[Run]:
-    """The trainings of some groups of a sweep file, in its order; every recipe is checked here.
-
-    Raises:
-        SystemExit: if a group or a recipe is wrong.
-    """
-    sweep = yaml.safe_load(path.read_text())
-    base = load_settings(params).recipes[sweep["recipe"]].model_dump(mode="json")
-    runs = []
-    for group in groups:
-        if group not in sweep["groups"]:
-            raise SystemExit(f"{path} has no group {group!r}: it has {', '.join(sweep['groups'])}")
-        held = sweep["groups"][group]
-        for entry in held["runs"]:
-            changed = merged(merged(base, held.get("change", {})), entry.get("change", {}))
-            changed |= {"backbone": backbone} if backbone else {}
-            try:
-                recipe = Recipe.model_validate(changed)
-            except ValueError as error:
-                raise SystemExit(f"{path}, {group}, {entry['name']}: {error}") from None
-            for seed in entry.get("seeds", [0]):
-                attention = entry.get("attention", held.get("attention", "feature"))
-                runs.append(Run(entry["name"], group, held.get("final", False), attention, seed, recipe))
-    return runs
-
-
-def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the nested keys of `change` in their places."""
-    out = dict(base)
-    for key, value in change.items():
-        out[key] = merged(out[key], value) if isinstance(value, dict) else value
-    return out
 
 
 @dataclass
@@ -323,7 +262,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="packed dataset, by `ferops data pack`")
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--sweep", type=Path, default=HERE / "gpu_sweep.yaml")
+    parser.add_argument("--sweep", type=Path, default=HERE.parent / "sweeps" / "fer2013.yaml")
     parser.add_argument("--groups", nargs="+", default=["explore_1"], help="of the sweep, in this order")
     parser.add_argument("--only", nargs="+", metavar="KEY", help="trainings, as `gpu.json` names them")
     parser.add_argument("--params", type=Path, default=HERE.parent / "params.yaml")
@@ -339,7 +278,11 @@ def main() -> None:
     if arguments.quick:
         arguments.seconds = arguments.checks_seconds = arguments.speed_seconds = 3600.0
     groups = ["quick"] if arguments.quick else arguments.groups
-    runs = read_sweep(arguments.sweep, groups, arguments.params, arguments.backbone)
+    recipes = load_settings(arguments.params).recipes
+    try:
+        runs = read_sweep(arguments.sweep, groups, recipes, arguments.backbone)
+    except SweepError as error:
+        sys.exit(str(error))
     if arguments.only:
         unknown = sorted(set(arguments.only) - {run.key for run in runs})
         if unknown:

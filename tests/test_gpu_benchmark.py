@@ -25,32 +25,10 @@ import gpu  # noqa: E402
 import gpu_jobs  # noqa: E402
 import gpu_speed  # noqa: E402
 from ferops.training.adopt import AdoptError, adopt  # noqa: E402
+from ferops.training.sweep import read_sweep  # noqa: E402
 
 PARAMS = ROOT / "params.yaml"
-SWEEP = ROOT / "benchmarks" / "gpu_sweep.yaml"
-
-
-def test_every_training_of_the_sweep_is_a_sound_recipe_with_a_name_of_its_own() -> None:
-    groups = list(yaml.safe_load(SWEEP.read_text())["groups"])
-    runs = gpu.read_sweep(SWEEP, groups, PARAMS, "weights.h5")
-    assert {run.attention for run in runs} == {"feature", "patch"}
-    assert len({run.key for run in runs}) == len(runs)
-    assert {run.group for run in runs if run.final} == {"final", "quick"}  # what explores sees no test image
-    assert all(run.recipe.backbone == "weights.h5" for run in runs)
-    base = next(run.recipe for run in runs if run.name == "base")
-    mixed = next(run.recipe for run in runs if run.name == "mixup 0.2")
-    changed = {"augmentation": mixed.augmentation.model_copy(update={"mixup": 0.0})}
-    assert mixed.model_copy(update=changed) == base
-
-
-def test_a_wrong_recipe_is_refused_before_any_work(tmp_path: Path) -> None:
-    sweep = tmp_path / "sweep.yaml"
-    runs = [{"name": "bad", "change": {"fine_tune": {"epochs": -1}}}]
-    sweep.write_text(yaml.safe_dump({"recipe": "fer2013", "groups": {"one": {"runs": runs}}}))
-    with pytest.raises(SystemExit, match=r"one, bad: .*\n?.*epochs"):
-        gpu.read_sweep(sweep, ["one"], PARAMS, None)
-    with pytest.raises(SystemExit, match="has no group 'two': it has one"):
-        gpu.read_sweep(sweep, ["two"], PARAMS, None)
+SWEEP = ROOT / "sweeps" / "fer2013.yaml"
 
 
 def test_operations_are_counted_layer_by_layer() -> None:
@@ -92,7 +70,7 @@ def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("gpu")
     pack(tiny_dataset, folder / "tiny.npz")
     gpu.unpack(Packed.load(folder / "tiny.npz"), folder / "data.npz", quick=True)
-    run = gpu.read_sweep(SWEEP, ["quick"], PARAMS, None)[0]
+    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
     arguments = argparse.Namespace(seconds=100.0, out=folder / "results", keep=1, workers=1)
     arguments.out.mkdir()
     about = {
@@ -123,7 +101,7 @@ def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
     outcome["validation_float32"]["accuracy"] = float(right.mean())
     files.write_json(job.folder / "result.json", outcome)
     bench.keep(run, job)
-    killed = gpu.read_sweep(SWEEP, ["quick"], PARAMS, None)[1]
+    killed = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[1]
     stopped = gpu.Job(killed.key, folder / killed.key, {}, started=time.monotonic())
     stopped.folder.mkdir()
     (stopped.folder / "log.txt").write_text("stopped")
@@ -149,7 +127,7 @@ def test_what_comes_back_are_curves_results_and_weights(results: Path) -> None:
 
 def parameters(folder: Path, **changes: Any) -> Path:
     """A params.yaml with the recipe of the finished training."""
-    recipe = gpu.read_sweep(SWEEP, ["quick"], PARAMS, None)[0].recipe.model_dump(mode="json")
+    recipe = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0].recipe.model_dump(mode="json")
     content = {"train": {"recipe": "tiny"}, "recipes": {"tiny": {**recipe, **changes}}}
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(content))

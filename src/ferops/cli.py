@@ -101,6 +101,32 @@ def train() -> None:
     typer.echo(f"{MODEL}: best epoch {card.details['best_epoch']}, MLflow run {card.mlflow_run_id}")
 
 
+@app.command(epilog="Example: ferops sweep sweeps/fer2013.yaml --group continued")
+def sweep(
+    file: Annotated[Path, typer.Argument(help="YAML of groups of changes to a recipe")],
+    group: Annotated[
+        list[str] | None, typer.Option(help="which group; may be repeated; none: all of them")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for models, curves and table; none: the file's name")
+    ] = None,
+) -> None:
+    """Train variants of a recipe over seeds, each a tracked MLflow run; goes on where it was stopped."""
+    _quiet_tensorflow()
+    from ferops.settings import Environment, load_settings
+    from ferops.training.run_sweep import train_run, write_report
+    from ferops.training.sweep import read_sweep
+
+    settings, out = load_settings(), out or file.with_suffix("")
+    results = []
+    runs = read_sweep(file, group, settings.recipes)
+    for number, run in enumerate(runs, 1):
+        typer.echo(f"{number} of {len(runs)}: {run.key}", err=True)
+        results.append(train_run(run, settings, DATASET, out, Environment().checkpoint_dir))
+        table = write_report(results, out)  # after each, so that one can look while it goes on
+    typer.echo(f"{table}\n\n{out}/sweep.md, sweep.png, sweep.json; every training is a run in MLflow")
+
+
 @app.command(epilog="Example: ferops adopt results final-long-0")
 def adopt(
     results: Annotated[Path, typer.Argument(help="folder that benchmarks/gpu.py wrote")],

@@ -62,7 +62,14 @@ CODE = (
 )
 
 
-def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, checkpoints: Path) -> Card:
+def train(
+    settings: Settings,
+    dataset_dir: Path,
+    out: Path,
+    curves_path: Path,
+    checkpoints: Path,
+    tags: Mapping[str, str] | None = None,
+) -> Card:
     """Train the recipe that `settings.train` names and write the model's folder.
 
     Args:
@@ -71,6 +78,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, c
         out: folder that will hold `model.keras`, `card.json`, `trained_on.txt`, `learning_curves.png`.
         curves_path: CSV with one row an epoch.
         checkpoints: folder of unfinished trainings; one of the same recipe, data and code is continued.
+        tags: for the MLflow run, beside its own.
 
     Returns:
         The model's card; its `mlflow_run_id` is the run that holds parameters and curves.
@@ -88,7 +96,7 @@ def train(settings: Settings, dataset_dir: Path, out: Path, curves_path: Path, c
     device = prepare(recipe)
     inherited = _inherited(recipe)
     name = f"patt_lite-{settings.train.attention}-{settings.train.recipe}"
-    tags = {"candidate": "patt_lite", "dataset": dataset.summary.source}
+    tags = {"candidate": "patt_lite", "dataset": dataset.summary.source, **(tags or {})}
     with Checkpoint.claim(checkpoints, _identity(settings, dataset, device)) as checkpoint:
         tidy(checkpoints, tracking.close_abandoned)
         begun = checkpoint.origin or {}
