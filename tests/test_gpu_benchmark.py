@@ -159,6 +159,21 @@ def test_a_training_from_elsewhere_is_taken_over_with_its_lineage(
     )
 
 
+def test_a_model_whose_images_grew_is_built_at_the_size_it_was_best_at(
+    results: Path, tiny_dataset: Dataset, store: Path, tmp_path: Path
+) -> None:
+    found = files.read_json(results / "gpu.json")
+    grew = {"start_image_size": 80, "image_size": 96}
+    found["runs"][0]["recipe"] |= grew  # its one epoch was at 80
+    copy = tmp_path / "copy"
+    files.write_json(copy / "gpu.json", found)
+    files.write_bytes(
+        copy / found["runs"][0]["weights"], (results / found["runs"][0]["weights"]).read_bytes()
+    )
+    parameters(store, **grew)
+    assert take(copy, tiny_dataset).details["image_size"] == 80
+
+
 def test_what_cannot_be_vouched_for_is_not_taken_over(
     results: Path, tiny_dataset: Dataset, store: Path, tmp_path: Path
 ) -> None:

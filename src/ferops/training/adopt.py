@@ -19,10 +19,10 @@ import numpy as np
 from ferops import files, tracking
 from ferops.data.store import Dataset
 from ferops.models.classifier import Card
-from ferops.models.patt_lite import build_patt_lite
 from ferops.settings import Environment, Settings
+from ferops.training.callbacks import Best
 from ferops.training.device import Device
-from ferops.training.fit import Fitted
+from ferops.training.fit import Fitted, finished
 from ferops.training.train import keep, log_row, parameters
 
 #: How far validation accuracy may be from what was measured there: other kernels round differently.
@@ -122,17 +122,12 @@ def _same_recipe(run: Mapping[str, Any], settings: Settings) -> None:
 
 
 def _model(run: Mapping[str, Any], settings: Settings, weights: Path) -> keras.Model:
-    keras.config.set_dtype_policy("float32")
-    stage = settings.recipe.fine_tune
-    model = build_patt_lite(
-        image_size=settings.recipe.image_size,
-        attention=run["attention"],
-        dropout=stage.dropout,
-        spatial_dropout=stage.spatial_dropout,
-    )
+    row = run["rows"][run["best_epoch"] - 1]
     with np.load(io.BytesIO(weights.read_bytes())) as held:
-        model.set_weights([held[name].astype(np.float32) for name in sorted(held.files)])
-    return model
+        arrays = [held[name].astype(np.float32) for name in sorted(held.files)]
+    score = (row["validation_accuracy"], -row["validation_loss"])
+    best = Best(score, arrays, run["best_epoch"], row["image_size"])
+    return finished(settings.recipe, run["attention"], best)
 
 
 def _reaches(model: keras.Model, run: Mapping[str, Any], dataset: Dataset) -> None:
