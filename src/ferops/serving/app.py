@@ -232,7 +232,12 @@ async def http_error(request: Request, error: Exception) -> Response:
     """The framework's own refusals (method not allowed …) as JSON."""
     assert isinstance(error, HTTPException)
     code = error.detail.lower().replace(" ", "_")
-    return _refusal(request, error.status_code, code, error.detail, error.headers)
+    message = error.detail
+    if error.status_code == 404:
+        message = "there is nothing at this address: /docs describes those that there are"
+    elif error.status_code == 405:
+        message = f"this address takes {(error.headers or {}).get('Allow', 'another method')} only"
+    return _refusal(request, error.status_code, code, message, error.headers)
 
 
 app = Starlette(
@@ -253,3 +258,5 @@ app = Starlette(
         Exception: failed,
     },
 )
+# With a slash too many it is another address: a redirect would be built from the client's own Host header.
+app.router.redirect_slashes = False
