@@ -24,7 +24,15 @@ def test_the_shipped_policy_watches_every_descriptor_the_confidence_and_the_labe
     policy = load_policy(SHIPPED)
     assert set(policy.columns) == set(WATCHABLE)
     assert policy.level == pytest.approx(0.01 / 12)
-    assert policy.actions.drift == "train/nightly"
+
+
+def test_the_shipped_policy_trains_on_lasting_drift_and_on_nothing_else():
+    policy = load_policy(SHIPPED)
+    assert [policy.start(outcome) for outcome in ("healthy", "drift", "too_few")] == [
+        "none", "train/nightly", "none",
+    ]  # fmt: skip
+    # By the time it speaks of the same again, the window holds none of the predictions that it spoke of.
+    assert policy.actions.drift.silence_hours >= policy.window.hours
 
 
 def test_the_shipped_policy_gives_a_reason_for_every_number():
@@ -49,7 +57,9 @@ def test_the_shipped_policy_gives_a_reason_for_every_number():
         (lambda raw: raw["columns"]["noise"].update(test="chi2"), "noise: needs ks"),
         (lambda raw: raw["columns"].clear(), "nothing would be watched"),
         (lambda raw: raw["embedding"].update(permutations=200), "embedding.permutations"),
-        (lambda raw: raw["actions"].update(drift="rm -rf"), "actions.drift"),
+        (lambda raw: raw["actions"]["drift"].update(start="rm -rf"), "actions.drift.start"),
+        (lambda raw: raw["actions"]["drift"].update(windows=0), "actions.drift.windows"),
+        (lambda raw: raw["actions"].update(healthy="none"), "actions.healthy"),
     ],
 )
 def test_a_broken_policy_is_refused_and_the_key_named(tmp_path, change, says):

@@ -89,7 +89,7 @@ def judge(
         verdict = Verdict(
             verdict=outcome,
             time=timestamp(now),
-            action=getattr(policy.actions, outcome),
+            action=policy.start(outcome),
             synthetic=champion.synthetic,
             reasons=reasons,
             window=_summary(window, compared=len(current) if enough else 0),

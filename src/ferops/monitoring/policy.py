@@ -66,12 +66,22 @@ class QualityPolicy(Section):
     max_accuracy_drop: Fraction
 
 
-class Actions(Section):
-    """What each verdict sets in motion."""
+class Response(Section):
+    """What a verdict sets in motion once it has lasted; see `ferops.monitoring.alerts`."""
 
-    healthy: Action
-    drift: Action
-    too_few: Action
+    alert: bool = Field(description="tell it by every channel that is set up")
+    start: Action = Field(description="the deployment to start")
+    windows: int = Field(ge=1, description="in a row before it counts, and without it before it is over")
+    silence_hours: float = Field(ge=0, description="before the same is told, or started, once more")
+
+
+class Actions(Section):
+    """What the verdicts set in motion; a healthy one ends what another began."""
+
+    drift: Response
+    too_few: Response
+    windows_apart_hours: float = Field(ge=0, description="verdicts closer together are one window")
+    retry_hours: float = Field(ge=0, description="an alert that a channel refused is offered to it so long")
 
 
 class Policy(Section):
@@ -103,6 +113,10 @@ class Policy(Section):
                 f"{self.level:.2g}, the significance of one test"
             )
         return self
+
+    def start(self, outcome: Literal["healthy", "drift", "too_few"]) -> Action:
+        """The deployment that a verdict starts once it has lasted."""
+        return "none" if outcome == "healthy" else getattr(self.actions, outcome).start
 
     @property
     def level(self) -> float:
