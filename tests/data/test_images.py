@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -68,6 +68,16 @@ def _cut(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
 
+def _with_scans(more: int) -> bytes:
+    """A progressive JPEG that goes over its pixels so many times more than it needs."""
+    content = _encoded(Image.fromarray(RAMP), "JPEG", progressive=True)
+    return content[:-2] + content[content.rindex(b"\xff\xda") : -2] * more + content[-2:]
+
+
+def test_a_progressive_jpeg_is_read() -> None:
+    assert decode(_with_scans(0)).size == (48, 48)
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -78,6 +88,11 @@ def _cut(content: bytes) -> bytes:
         (_encoded(Image.fromarray(RAMP), "JPEG")[:-40], "truncated"),
         (_encoded(Image.new("1", (8000, 8000)), "PNG"), "too_many_pixels"),
         (_encoded(Image.new("1", (20000, 20000)), "PNG"), "too_many_pixels"),
+        (_encoded(Image.new("1", (1, 70_000)), "PNG"), "too_many_pixels"),
+        (b"P2 2 1 255 0 255", "not_an_image"),
+        (b"P1 9 9\n" + b"#\n" * 100_000, "not_an_image"),
+        (_encoded(Image.fromarray(RAMP), "ICO", sizes=[(48, 48)]), "not_an_image"),
+        (_with_scans(400), "not_an_image"),
     ],
 )
 def test_what_is_no_image_has_a_code(content: bytes, code: str) -> None:
@@ -86,6 +101,7 @@ def test_what_is_no_image_has_a_code(content: bytes, code: str) -> None:
     assert caught.value.code == code
 
 
+@settings(deadline=None)  # a busy machine is no bug
 @given(st.binary(max_size=300), st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
 def test_no_bytes_raise_anything_but_an_image_error(noise: bytes, kind: str) -> None:
     content = _encoded(Image.fromarray(RAMP), kind)

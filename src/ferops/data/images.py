@@ -14,8 +14,21 @@ FACE_SIDE = 48
 MAX_PIXELS = 50_000_000
 
 #: What cameras and datasets give. Pillow reads more, but some of it is a program (EPS runs Ghostscript), and
-#: each rare format is one more parser open to whoever can upload.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "JPEG2000", "ICO")
+#: each rare format is one more parser open to whoever can upload. Icons are decoded to learn their size.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "JPEG2000")
+
+#: Pictures written in letters, which Pillow reads in Python: 8 MB of comments take it many minutes.
+IN_LETTERS = (b"P1", b"P2", b"P3")
+
+#: Longest side, pixels, as JPEG has it: to resize one of millions takes gigabytes, however narrow it is.
+MAX_SIDE = 65_535
+
+#: Passes of a progressive JPEG, as libtiff has it; usual are ten. Each goes over all pixels and may have no
+#: more than 75 bytes, so that 8 MB would take an hour.
+MAX_SCANS = 100
+
+#: Pixels that are made 8-bit at one time: the arithmetic takes some 20 bytes for each.
+BAND_PIXELS = 2**20
 Image.init()  # Pillow looks for a plug-in it has not loaded only when no formats are named
 
 
@@ -34,7 +47,9 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: `empty`, `not_an_image`, `too_many_pixels` or `truncated`.
     """
     if not content:
-        raise ImageError("empty", "the file is empty")
+        raise ImageError("empty", "the file is empty: send a picture")
+    if content.startswith(IN_LETTERS):
+        raise ImageError("not_an_image", "pictures in letters (P1, P2, P3) are not read: save it as PNG")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -42,28 +57,47 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except Image.DecompressionBombError:
         raise ImageError("too_many_pixels", f"the image has more than {max_pixels} pixels") from None
     except Exception:  # Pillow's plug-ins raise nearly anything on hostile bytes
-        raise ImageError("not_an_image", "the file is no image that Pillow can read") from None
+        raise ImageError(
+            "not_an_image",
+            f"the file is no image that can be read: send {', '.join(FORMATS[:6])} or the like",
+        ) from None
     if image.width * image.height > max_pixels:
         raise ImageError(
             "too_many_pixels",
             f"the image is {image.width}x{image.height}: more than {max_pixels} pixels",
         )
+    if max(image.size) > MAX_SIDE:
+        raise ImageError(
+            "too_many_pixels", f"the image is {image.width}x{image.height}: more than {MAX_SIDE} pixels long"
+        )
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageError("not_an_image", f"the JPEG has more than {MAX_SCANS} scans: save it anew")
     try:
         image.load()
         return ImageOps.exif_transpose(image)
     except Exception:  # as above: zlib, struct and index errors among them
-        raise ImageError("truncated", "the image is truncated or damaged") from None
+        raise ImageError("truncated", "the image is truncated or damaged: send it again, whole") from None
 
 
 def grey(image: Image.Image) -> Image.Image:
     """8-bit greyscale, as FER images are: alpha over black is dropped, 16 bits are scaled to 8."""
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I") else max(float(values.max(initial=0)), 1.0)
-        return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
+        return Image.fromarray(_eight_bits(image))
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("L")
+
+
+def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Integers of 16 bits, and floats up to their largest, scaled to 0 to 255; what is no number is 0."""
+    top = 65535.0 if image.mode.startswith("I") else max(float(image.getextrema()[1]), 1.0)  # type: ignore[arg-type]
+    flat = np.empty((image.height, image.width), np.uint8)
+    rows = max(1, BAND_PIXELS // image.width)
+    for start in range(0, image.height, rows):
+        end = min(start + rows, image.height)
+        values = np.asarray(image.crop((0, start, image.width, end)), dtype=np.float64)
+        flat[start:end] = np.nan_to_num(np.clip(values * (255.0 / top), 0, 255)).astype(np.uint8)
+    return flat
 
 
 def face(image: Image.Image, side: int = FACE_SIDE) -> NDArray[np.uint8]:

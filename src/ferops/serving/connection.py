@@ -1,0 +1,147 @@
+"""What a client may do to a connection: uvicorn's own HTTP protocol, with an end to everything.
+
+uvicorn waits for ever for the rest of a request's head and keeps as much of it as comes; takes any number of
+requests before the first is answered; and takes a client that has said all for one that has gone. Here a head
+has a size and a time, the queue of one connection an end, and who only stopped sending is answered.
+"""
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn import Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+#: Of a request's line and headers together; as nginx's defaults allow. What comes in one read may be more.
+MAX_HEAD_BYTES = 32_768
+
+#: Requests that one connection may send before the first is answered; browsers and client libraries send one.
+MAX_AHEAD = 100
+
+
+class Bounded(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        seconds: for a request's head to come in whole, and for what follows a refusal to be thrown away.
+        refused: called with the code of each refusal.
+        uvicorn: what uvicorn gives to its protocol.
+    """
+
+    def __init__(self, seconds: float, refused: Callable[[str], None], **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self.ws_protocol_class = None  # there is no WebSocket here: such a request is answered as any other
+        self._seconds = seconds
+        self._refused = refused
+        self._unparsed = 0
+        self._waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse what is too long, and begin to wait for what is not complete."""
+        self._unparsed += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._unparsed > MAX_HEAD_BYTES:
+            self._refuse(431, "headers_too_large", f"the headers have more than {MAX_HEAD_BYTES} bytes")
+        elif not self._working():
+            self._wait()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always closes
+        """A client that sent its request whole still wants the answer, though it will send no more."""
+        whole = self._working() and not self.cycle.more_body and self.scheme == "http"  # TLS cannot do it
+        if whole:
+            self.cycle.keep_alive = False
+        return whole
+
+    def on_headers_complete(self) -> None:
+        """The head came in time."""
+        self._unparsed = 0
+        self._stop_waiting()
+        if len(self.pipeline) >= MAX_AHEAD:
+            raise ValueError("too many requests ahead")  # the parser stops, the connection ends
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Bodies are bounded by whoever reads them."""
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """Read no more requests while there are some in the queue."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """As all other refusals."""
+        self._refuse(400, "bad_http", "this is no HTTP/1.1 request: is it meant for this port, or https?")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass  # clients may ask for what there is not
+
+    def _working(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait(self) -> None:
+        if self._waiting is None:
+            self._waiting = self.loop.call_later(self._seconds, self._too_late)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _too_late(self) -> None:
+        self._waiting = None
+        if self.transport.is_closing() or self.transport.get_write_buffer_size():
+            self.transport.abort()  # it does not read its answers either
+        elif self._unparsed:
+            self._refuse(408, "timeout", "the request's headers were not received in time")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._refused(code)
+        if self._working():
+            self.transport.abort()  # another answer is on its way, which this one must not mix with
+            return
+        body = json.dumps({"code": code, "message": message}).encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+def bound_connections(seconds: float, refused: Callable[[str], None] = lambda code: None) -> bool:
+    """Give the uvicorn server of this process `Bounded` connections; call it before it takes the first.
+
+    BentoML starts the server itself and has no setting for it. The server that runs handles the signals.
+
+    Returns:
+        Whether there is such a server.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if not isinstance(server, Server):
+        return False
+
+    def connection(**uvicorn: Any) -> Bounded:
+        return Bounded(seconds, refused, **uvicorn)
+
+    server.config.http_protocol_class = connection  # type: ignore[assignment]  # it is called, no more
+    return True
