@@ -13,7 +13,9 @@ import yaml
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.emotions import EMOTIONS
 from ferops.monitoring.monitor import judge
+from ferops.monitoring.policy import load_policy
 from ferops.monitoring.verdict import Verdict
+from ferops.monitoring.window import Window, current_window
 from ferops.promotion.champion import Champion
 from ferops.serving.prediction_log import timestamp
 
@@ -123,3 +125,8 @@ class Workplace:
 
     def monitor(self, track: bool = False) -> Verdict:
         return judge(self.log, CHAMPION, self.package, self.monitoring, now=self.now, track=track)
+
+    def window(self) -> Window:
+        """What `monitor` would judge."""
+        policy = load_policy(self.monitoring / "policy.yaml")
+        return current_window(self.log, CHAMPION.label, policy, self.now)

@@ -7,13 +7,14 @@ from scipy.stats import ks_2samp
 
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.models.onnx import OnnxClassifier
+from ferops.monitoring.compaction import compact
 from ferops.monitoring.monitor import judge
 from ferops.monitoring.policy import load_policy
-from ferops.monitoring.window import comparable, drawn
+from ferops.monitoring.window import comparable
 from ferops.promotion.package import reference
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
-from tiny_log import CHAMPION, ROOT, answers
+from tiny_log import CHAMPION, answers
 from tiny_package import write_tiny_package
 
 
@@ -28,12 +29,41 @@ def test_shares_of_pixels_are_equal_through_log_and_reference():
     assert ks_2samp(comparable(logged[few[:2000]]), comparable(stored[few[2000:]])).pvalue > 0.05
 
 
-def test_the_draw_is_the_same_every_time_and_only_when_needed():
-    policy = load_policy(ROOT / "monitoring/policy.yaml").window
-    rows = pd.DataFrame({"x": range(5000)})
-    assert len(drawn(rows, policy)) == 2000
-    assert drawn(rows, policy).equals(drawn(rows, policy))
-    assert len(drawn(rows.head(150), policy)) == 150
+def test_the_draw_is_the_same_every_time_and_only_when_needed(workplace):
+    workplace.policy(lambda raw: raw["window"].update(sample=100))
+    workplace.predict(answers(90, seed=1), hours_ago=2)
+    assert len(workplace.window().rows) == 90
+    workplace.predict(answers(400, seed=2))
+    window = workplace.window()
+    assert (window.usable, len(window.rows)) == (490, 100)
+    assert 5 < window.rows["id"].str.startswith("1-").sum() < 40  # of all hours, not of the first or last
+    pd.testing.assert_frame_equal(window.rows, workplace.window().rows)
+    workplace.policy(lambda raw: raw["window"].update(seed=1))
+    assert set(workplace.window().rows["id"]) != set(window.rows["id"])
+
+
+def test_a_compacted_day_gives_the_same_window(workplace):
+    workplace.policy(lambda raw: raw["window"].update(sample=100))
+    yesterday = workplace.predict(answers(300, seed=3), hours_ago=14)
+    workplace.predict(answers(50, seed=4), hours_ago=13, version="2")
+    workplace.predict(answers(100, seed=5))
+    workplace.feedback(yesterday.iloc[:40])
+    before = workplace.window()
+    compact(workplace.log, load_policy(workplace.monitoring / "policy.yaml").log, workplace.now)
+    after = workplace.window()
+    pd.testing.assert_frame_equal(after.rows, before.rows)
+    pd.testing.assert_frame_equal(after.labelled, before.labelled)
+    assert len(after.labelled) == 40
+    assert (after.usable, after.other_versions_ignored, after.start, after.end) == (
+        *(400, 50),
+        *(before.start, before.end),
+    )
+
+
+def test_what_comes_after_the_moment_that_is_judged_does_not_count(workplace):
+    workplace.predict(answers(150, seed=6))
+    workplace.predict(answers(10, seed=7), hours_ago=-1)
+    assert workplace.window().usable == 150
 
 
 def test_rows_with_a_missing_number_are_left_out_and_counted(workplace):

@@ -12,7 +12,7 @@ import pytest
 
 from ferops import files
 from ferops.promotion.champion import Champion
-from ferops.serving.prediction_log import read_predictions
+from ferops.serving.log_reader import read_predictions
 from ferops.serving.shadow import read_agreements
 from ferops.serving.trial import running_service
 from serving_client import png

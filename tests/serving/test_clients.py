@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ferops.emotions import EMOTIONS
-from ferops.serving.prediction_log import read_feedback
+from ferops.serving.log_reader import read_feedback
 from serving_client import png
 
 TEXT = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()

@@ -18,7 +18,8 @@ from ferops.data import images as pixels
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving import faces
-from ferops.serving.prediction_log import PredictionLog, read_predictions
+from ferops.serving.log_reader import read_predictions
+from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from serving_client import png
 from tiny_package import write_tiny_package

@@ -17,8 +17,9 @@ from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.access import Access
 from ferops.serving.app import app, start
+from ferops.serving.log_reader import read_feedback, read_predictions
 from ferops.serving.page import SWAGGER, _swagger
-from ferops.serving.prediction_log import PredictionLog, read_feedback, read_predictions
+from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from ferops.settings import Environment
 from tiny_package import write_tiny_package

@@ -17,7 +17,7 @@ from ferops import files
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
 from ferops.promotion.champion import Champion
-from ferops.serving.prediction_log import read_feedback, read_predictions
+from ferops.serving.log_reader import read_feedback, read_predictions
 from ferops.serving.trial import TrialError, running_service, serve_on_trial
 from serving_client import Server, encoded, png
 from tiny_package import write_tiny_package

@@ -9,7 +9,8 @@ import pytest
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
 from ferops.promotion.champion import NoChampionError
-from ferops.serving.prediction_log import PredictionLog, read_predictions
+from ferops.serving.log_reader import read_predictions
+from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from ferops.serving.shadow import Shadow, read_agreements
 from ferops.serving.source import find_challenger

@@ -15,9 +15,9 @@ from ferops import files, tracking
 from ferops.monitoring import page
 from ferops.monitoring.drift import Comparison, compare
 from ferops.monitoring.policy import Policy, load_policy
-from ferops.monitoring.quality import measure, with_feedback
+from ferops.monitoring.quality import measure
 from ferops.monitoring.verdict import Outcome, Quality, Verdict, WindowSummary
-from ferops.monitoring.window import Window, current_window, drawn, read_reference
+from ferops.monitoring.window import Window, current_window, read_reference
 from ferops.promotion.champion import Champion
 from ferops.promotion.release import Release, served_model
 from ferops.serving.prediction_log import timestamp
@@ -70,12 +70,12 @@ def judge(
     policy = load_policy(policy_path)
     reference = read_reference(package, policy)
     window = current_window(log_dir, champion.label, policy, now)
-    enough = len(window.rows) >= policy.window.minimum_predictions
-    current = drawn(window.rows, policy.window)
+    enough = window.usable >= policy.window.minimum_predictions
+    current = window.rows
     comparison = compare(current, reference.rows, reference.embedding, policy) if enough else None
     quality, labelled = None, None
     if policy.quality:
-        quality, labelled = measure(with_feedback(window.rows, log_dir), reference.rows, policy)
+        quality, labelled = measure(window.labelled, reference.rows, policy)
     outcome, reasons = _decide(window, comparison, quality, policy)
     folder = monitoring_dir / REPORTS_FOLDER / now.strftime("%Y%m%dT%H%M%S.%fZ")
     tags = {
@@ -142,7 +142,7 @@ def _decide(
         return "drift", tuple(reasons)
     if comparison is None:
         return "too_few", (
-            f"{len(window.rows)} predictions of version {window.model_version} in the last "
+            f"{window.usable} predictions of version {window.model_version} in the last "
             f"{policy.window.hours:g} hours; the policy asks for {policy.window.minimum_predictions}",
         )
     return "healthy", ("nothing watched has moved beyond its threshold",)
@@ -161,7 +161,7 @@ def _sentence(
 
 def _summary(window: Window, compared: int) -> WindowSummary:
     return WindowSummary(
-        rows=len(window.rows),
+        rows=window.usable,
         compared=compared,
         start=window.start,
         end=window.end,

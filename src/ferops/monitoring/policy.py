@@ -84,6 +84,12 @@ class Actions(Section):
     retry_hours: float = Field(ge=0, description="an alert that a channel refused is offered to it so long")
 
 
+class LogPolicy(Section):
+    """What becomes of the prediction log."""
+
+    keep_days: int = Field(ge=1, description="records of days before that are deleted at compaction")
+
+
 class Policy(Section):
     """All of `monitoring/policy.yaml`."""
 
@@ -94,6 +100,7 @@ class Policy(Section):
     embedding: EmbeddingPolicy | None = Field(description="null does not watch it")
     quality: QualityPolicy | None = Field(description="null does not watch it")
     actions: Actions
+    log: LogPolicy
     keep_reports: int = Field(ge=1, description="report folders kept; older ones are deleted")
 
     @model_validator(mode="after")

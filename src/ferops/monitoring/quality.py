@@ -1,7 +1,6 @@
 """Accuracy on the predictions that people sent feedback for, against the reference's."""
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,26 +11,22 @@ from scipy.stats import fisher_exact
 from sklearn.exceptions import UndefinedMetricWarning
 
 from ferops.emotions import EMOTIONS
-from ferops.monitoring.policy import Policy
+from ferops.monitoring.policy import Policy, WindowPolicy
 from ferops.monitoring.verdict import Quality
-from ferops.serving.prediction_log import read_feedback
 
 #: Standard normal quantile of a two-sided 95 % interval.
 Z = 1.959964
 
 
-def with_feedback(rows: pd.DataFrame, log_dir: Path) -> pd.DataFrame:
-    """The rows that have feedback, joined by prediction id, with the true `emotion` beside `label`."""
-    feedback = read_feedback(log_dir)
-    if len(feedback) == 0 or len(rows) == 0:
-        return pd.DataFrame(columns=["id", "label", "emotion"], dtype=str)
-    return rows.merge(feedback[["id", "emotion"]], on="id", how="inner", validate="one_to_one")
-
-
 def measure(
     labelled: pd.DataFrame, reference: pd.DataFrame, policy: Policy
 ) -> tuple[Quality, Snapshot | None]:
-    """Quality of the labelled rows; with enough of them, Evidently's result too.
+    """Quality of the labelled rows; with enough of them, Evidently's result too, of a draw if they are many.
+
+    Args:
+        labelled: label and true emotion of each prediction with feedback.
+        reference: rows with the same columns.
+        policy: how large a drop counts.
 
     The drop counts when it exceeds the policy's and a one-sided Fisher test, exact at any size, agrees.
     """
@@ -41,7 +36,7 @@ def measure(
     reference_accuracy = reference_right / len(reference)
     count, right = len(labelled), int((labelled["label"] == labelled["emotion"]).sum())
     enough = count >= policy.quality.minimum_labelled
-    snapshot = _evidently(labelled, reference) if enough else None
+    snapshot = _evidently(_drawn(labelled, policy.window), reference) if enough else None
     p_value = None
     if enough:
         table = [[right, count - right], [reference_right, len(reference) - reference_right]]
@@ -76,6 +71,10 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 def _recall(labelled: pd.DataFrame) -> dict[str, float]:
     hits = (labelled["label"] == labelled["emotion"]).groupby(labelled["emotion"]).mean()
     return {emotion: float(hits[emotion]) for emotion in EMOTIONS if emotion in hits.index}
+
+
+def _drawn(rows: pd.DataFrame, policy: WindowPolicy) -> pd.DataFrame:
+    return rows if len(rows) <= policy.sample else rows.sample(policy.sample, random_state=policy.seed)
 
 
 def _evidently(labelled: pd.DataFrame, reference: pd.DataFrame) -> Snapshot:

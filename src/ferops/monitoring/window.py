@@ -7,15 +7,21 @@ descriptors, `embedding_<i>` where the model has an embedding, and in the refere
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ferops import files
+from ferops.data.descriptors import DESCRIPTORS
 from ferops.emotions import EMOTIONS
-from ferops.monitoring.policy import Policy, WindowPolicy
-from ferops.serving.prediction_log import read_predictions, timestamp
+from ferops.monitoring.policy import CATEGORICAL, Policy
+from ferops.serving.log_reader import flat, one, read_log
+from ferops.serving.prediction_log import timestamp
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 REFERENCE_FILE = "reference.parquet"
 
@@ -29,15 +35,19 @@ class Window:
     """The champion's predictions of the last hours.
 
     Attributes:
-        rows: every usable prediction, oldest first.
+        rows: a sample of the usable predictions, or all where there are no more, oldest first.
+        usable: how many there are.
+        labelled: label and true emotion of each usable prediction that has feedback.
         start, end: times of the first and last, ISO UTC; none when there are no rows.
         model_version: the champion's.
         other_versions_ignored: predictions of other versions in the same hours.
-        unusable: rows left out because a watched number is missing or infinite.
+        unusable: predictions left out because a watched number is missing or infinite.
         torn_lines: log lines that were cut short by a crash and could not be read.
     """
 
     rows: pd.DataFrame
+    usable: int
+    labelled: pd.DataFrame
     start: str | None
     end: str | None
     model_version: str
@@ -62,30 +72,61 @@ class Reference:
 
 
 def current_window(log_dir: Path, model_version: str, policy: Policy, now: datetime) -> Window:
-    """Read the predictions of `policy.window.hours` until `now` (aware, UTC) from the log."""
-    logged = read_predictions(log_dir, since=now - timedelta(hours=policy.window.hours))
-    torn = int(logged.attrs["torn_lines"])
-    mine = logged[logged["model_version"].astype(str) == model_version] if len(logged) else logged
-    if len(mine) == 0:
-        return Window(mine, None, None, model_version, len(logged), 0, torn)
-    numbers = [name for name in policy.columns if name != "label"]
-    missing = [name for name in policy.columns if name not in mine.columns]
-    if missing:
-        raise NoReferenceError(
-            f"the prediction log has no column {', '.join(missing)}, which the policy watches"
+    """Read the predictions of `policy.window.hours` until `now` (aware, UTC) from the log.
+
+    What is read is counted and drawn from where it lies: memory does not grow with the number of rows. The
+    draw takes the rows whose id, hashed with the policy's seed, comes first. It depends neither on their
+    order nor on whether their day is compacted.
+    """
+    begin = now - timedelta(hours=policy.window.hours)
+
+    def select(log: "DuckDBPyConnection") -> Window:
+        log.execute(
+            f"CREATE TABLE seen AS SELECT id, time, label, {_usable(policy)} AS usable, "
+            "model_version = ? AS mine FROM predictions WHERE id IS NULL OR time BETWEEN ? AND ?",
+            [model_version, begin, now],
         )
-    whole = np.isfinite(mine[numbers].to_numpy(np.float64)).all(axis=1) & mine["label"].isin(EMOTIONS)
-    rows = mine[whole].sort_values("time", kind="stable").reset_index(drop=True)
-    rows[numbers] = comparable(rows[numbers].to_numpy(np.float64))
-    return Window(
-        rows=rows,
-        start=timestamp(rows["time"].iloc[0]) if len(rows) else None,
-        end=timestamp(rows["time"].iloc[-1]) if len(rows) else None,
-        model_version=model_version,
-        other_versions_ignored=len(logged) - len(mine),
-        unusable=int((~whole).sum()),
-        torn_lines=torn,
-    )
+        torn, others, unusable = one(
+            log,
+            "SELECT count(*) FILTER (id IS NULL) + (SELECT lines FROM predictions_torn), "
+            "count(*) FILTER (NOT mine), count(*) FILTER (mine AND NOT usable) FROM seen",
+        )
+        log.execute("CREATE VIEW counted AS FROM seen WHERE mine AND usable")
+        usable, start, end = one(log, "SELECT count(*), min(time), max(time) FROM counted")
+        log.execute(
+            "CREATE TABLE drawn AS SELECT id FROM counted ORDER BY md5(? || id), id LIMIT ?",
+            [f"{policy.window.seed}:", policy.window.sample],
+        )
+        rows = flat(log, "SELECT * FROM predictions WHERE id IN (FROM drawn) ORDER BY time, id")
+        numbers = [name for name in policy.columns if name not in CATEGORICAL]
+        rows[numbers] = comparable(rows[numbers].to_numpy(np.float64))
+        labelled = log.execute(
+            "SELECT label, emotion FROM counted JOIN "
+            "(SELECT id, arg_max(emotion, time) AS emotion FROM feedback WHERE id IS NOT NULL GROUP BY id) "
+            "USING (id) ORDER BY id"
+        ).df()
+        return Window(
+            rows=rows,
+            usable=usable,
+            labelled=labelled,
+            start=timestamp(start) if start else None,
+            end=timestamp(end) if end else None,
+            model_version=model_version,
+            other_versions_ignored=others,
+            unusable=unusable,
+            torn_lines=torn,
+        )
+
+    return read_log(log_dir, select, since=begin)
+
+
+def _usable(policy: Policy) -> str:
+    """SQL that is true of a prediction with a finite number in every watched column, and a known label."""
+    columns = [name for name in policy.columns if name not in CATEGORICAL]
+    numbers = [f"descriptors.{name}" if name in DESCRIPTORS else name for name in columns]
+    known = ", ".join(f"'{emotion}'" for emotion in EMOTIONS)
+    conditions = [*(f"coalesce(isfinite({number}), false)" for number in numbers), f"label IN ({known})"]
+    return f"({' AND '.join(conditions)})"
 
 
 def read_reference(package: Path, policy: Policy) -> Reference:
@@ -121,10 +162,3 @@ def comparable(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.round(mantissa * 2**16), exponent - 16)
-
-
-def drawn(rows: pd.DataFrame, policy: WindowPolicy) -> pd.DataFrame:
-    """At most `policy.sample` rows, drawn with the policy's seed, in the order they had."""
-    if len(rows) <= policy.sample:
-        return rows
-    return rows.sample(policy.sample, random_state=policy.seed).sort_index()

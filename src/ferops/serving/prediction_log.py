@@ -2,7 +2,6 @@
 
     >>> log = PredictionLog(Path("predictions"))  # doctest: +SKIP
     >>> log.predictions([record])  # doctest: +SKIP
-    >>> read_predictions(Path("predictions"), model_version="3", limit=2000)  # doctest: +SKIP
 
 Each request is one `os.write` on a descriptor opened to append, into a file that no other process writes:
 lines never mix, and a crash can cut only the last one short. It is done before the request is answered, so
@@ -17,19 +16,15 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ferops.emotions import EMOTIONS
-
-if TYPE_CHECKING:  # only readers need pandas; the service starts faster without
-    import pandas as pd
-
+if TYPE_CHECKING:
     from ferops.serving.metrics import Metrics
 
-Kind = Literal["predictions", "feedback", "shadow"]
+Kind = Literal["predictions", "feedback", "shadow", "images"]
 
 logger = logging.getLogger(__name__)
 
@@ -186,97 +181,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def read_records(log_dir: Path, kind: Kind) -> Iterator[dict[str, Any]]:
-    """Every whole record of one kind, day by day, newest day first."""
-    for day in _days(log_dir / kind):
-        yield from (record for record in _records(day) if record is not None)
-
-
-def read_predictions(
-    log_dir: Path,
-    model_version: str | None = None,
-    since: datetime | None = None,
-    limit: int | None = None,
-) -> "pd.DataFrame":
-    """Logged predictions as a flat table, oldest first.
-
-    Args:
-        log_dir: the folder that the service logs to.
-        model_version: only this version's.
-        since: aware; only predictions from this moment on.
-        limit: only the newest so many.
-
-    Returns:
-        Columns id, time (UTC), model_version, label, confidence, `p_<emotion>`, `embedding_<i>` where the
-        model has one, and the descriptors; `attrs["torn_lines"]` counts lines that a crash cut short.
-    """
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    torn = 0
-    for day in _days(log_dir / "predictions", since):
-        for record in _records(day):
-            if record is None:
-                torn += 1
-            elif (model_version is None or record["model_version"] == model_version) and (
-                since is None or datetime.fromisoformat(record["time"]) >= since
-            ):
-                rows.append(_flat(record))
-        if limit is not None and len(rows) >= limit:
-            break
-    frame = pd.DataFrame(rows, columns=None if rows else [*_FIRST, *(f"p_{e}" for e in EMOTIONS)])
-    frame["time"] = pd.to_datetime(frame["time"], utc=True, format="ISO8601")
-    frame = frame.sort_values("time", kind="stable", ignore_index=True)
-    if limit is not None:
-        frame = frame.tail(limit).reset_index(drop=True)
-    frame.attrs["torn_lines"] = torn
-    return frame
-
-
-_FIRST = ("id", "time", "model_version", "label", "confidence")
-
-
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: record[name] for name in _FIRST}
-    row |= {f"p_{emotion}": p for emotion, p in zip(EMOTIONS, record["probabilities"], strict=True)}
-    row |= {f"embedding_{i}": value for i, value in enumerate(record["embedding"] or ())}
-    return row | record["descriptors"]
-
-
-def read_feedback(log_dir: Path) -> "pd.DataFrame":
-    """Feedback as a table: id, time (UTC), emotion; the last word on an id counts.
-
-    `attrs["torn_lines"]` counts lines that a crash cut short.
-    """
-    import pandas as pd
-
-    rows = [record for day in _days(log_dir / "feedback") for record in _records(day)]
-    whole = [row for row in rows if row is not None]
-    frame = pd.DataFrame(whole, columns=["id", "time", "emotion"])
-    frame["time"] = pd.to_datetime(frame["time"], utc=True, format="ISO8601")
-    frame = frame.sort_values("time", kind="stable").drop_duplicates("id", keep="last", ignore_index=True)
-    frame.attrs["torn_lines"] = len(rows) - len(whole)
-    return frame
-
-
-def _days(folder: Path, since: datetime | None = None) -> list[Path]:
-    """The folders of single days, newest first."""
-    first = since.astimezone(UTC).date().isoformat() if since else ""
-    days = [day for day in folder.glob("????-??-??") if day.is_dir() and day.name >= first]
-    return sorted(days, reverse=True)
-
-
-def _records(day: Path) -> Iterator[dict[str, Any] | None]:
-    """Every record of a day's files; none for a line that was cut short."""
-    for path in sorted(day.glob("*.jsonl")):
-        with path.open("rb") as lines:
-            for line in lines:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    yield None
-                else:
-                    # A line without its end is being written at this moment, or was cut short.
-                    yield record if line.endswith(b"\n") and isinstance(record, dict) else None

@@ -15,15 +15,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ferops.emotions import EMOTIONS
 from ferops.models.classifier import Images
 from ferops.models.onnx import OnnxClassifier
-from ferops.serving.prediction_log import PredictionLog, read_records
+from ferops.serving.log_reader import read_log
+from ferops.serving.prediction_log import PredictionLog
 
 if TYPE_CHECKING:
     from ferops.serving.metrics import Metrics
@@ -166,14 +166,21 @@ class Agreement:
 
 def read_agreements(log_dir: Path) -> list[Agreement]:
     """One for each pair of versions that the shadow log knows, the pair that was seen last at the end."""
+    gaps = "list_transform(list_zip(probabilities, challenger_probabilities), lambda p: abs(p[1] - p[2]))"
+    counted = read_log(
+        log_dir,
+        lambda log: log.execute(
+            "SELECT model_version, challenger_version, label, challenger_label, "
+            f"count(*), sum(list_sum({gaps}) / 2), max(time) FROM shadow WHERE id IS NOT NULL GROUP BY ALL"
+        ).fetchall(),
+    )
     found: dict[tuple[str, str], Agreement] = {}
-    last: dict[tuple[str, str], str] = {}
-    for record in read_records(log_dir, "shadow"):
-        pair = record["model_version"], record["challenger_version"]
+    last: dict[tuple[str, str], datetime] = {}
+    for model, challenger, label, theirs, images, distance, time in counted:
+        pair = model, challenger
         agreement = found.setdefault(pair, Agreement(*pair))
-        agreement.images += 1
-        gaps = np.subtract(record["probabilities"], record["challenger_probabilities"])
-        agreement.distance += float(np.abs(gaps).sum() / 2)
-        agreement.labels[record["label"], record["challenger_label"]] += 1
-        last[pair] = max(last.get(pair, ""), record["time"])
+        agreement.images += images
+        agreement.distance += distance
+        agreement.labels[label, theirs] = images
+        last[pair] = max(last.get(pair, time), time)
     return sorted(found.values(), key=lambda a: last[a.model_version, a.challenger_version])
