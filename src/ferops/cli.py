@@ -224,6 +224,34 @@ def gate() -> None:
     typer.echo(decision.sentence())
 
 
+@app.command(epilog="Example: ferops variants release")
+def variants(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="a model served from this folder; none: the package of the gate's winner"),
+    ] = None,
+) -> None:
+    """Judge a model in reduced precision beside fp32; what passes may answer. A refusal exits with 0."""
+    from ferops import files
+    from ferops.data.store import Dataset
+    from ferops.promotion.judge_variants import judge_variants, judged_folders
+    from ferops.promotion.variants import VARIANTS_FILE, Variants
+    from ferops.serving.trial import serve_on_trial
+    from ferops.settings import load_settings
+
+    if folder is not None and folder.resolve().is_relative_to(PACKAGES.resolve()):
+        raise typer.BadParameter(f"{folder} is known by its digest: for the gate's winner give no folder")
+    folders = [folder] if folder else judged_folders(files.read_json(REPORTS / "gate.json"), PACKAGES)
+    found = Variants()
+    for model in folders:
+        found = judge_variants(model, Dataset.open(DATASET), load_settings(), serve_on_trial)
+        typer.echo("\n".join([f"{model}:", *found.lines()]))
+    out = folder or REPORTS / "variants"
+    out.mkdir(parents=True, exist_ok=True)
+    found.save(out)
+    typer.echo(f"{out / VARIANTS_FILE}{'' if folders else ': nothing judged, the gate passed no candidate'}")
+
+
 @app.command(epilog="Example: ferops promote --version 3")
 def promote(
     version: Annotated[
@@ -274,6 +302,7 @@ def release() -> None:
         gate=REPORTS / "gate.json",
         curves=REPORTS / "learning_curves.csv",
         params=environment.params,
+        variants=REPORTS / "variants",
     )
     released = build_release(outcomes, environment.release_dir)
     size = sum(file.stat().st_size for file in released.path.iterdir()) / 1e6

@@ -21,6 +21,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Attention = Literal["feature", "patch", "batch"]
 #: Views of an image over which answers can be averaged; see `ferops.evaluation.views`.
 Views = Literal["flipped", "ten_crop"]
+#: What computes a packaged model; see `ferops.models.runtimes`.
+Runtime = Literal["auto", "onnxruntime", "onnxruntime-cuda", "openvino", "openvino-bf16"]
 #: What validation looks at; `validation.blocking` picks from it.
 Finding = Literal[
     "schema",
@@ -229,6 +231,15 @@ class EvaluationSettings(Section):
     )
 
 
+class VariantSettings(Section):
+    """The rules a reduced precision of a model must pass to answer in its place."""
+
+    max_accuracy_loss: Fraction = Field(0.003, description="accuracy of fp32 minus its own, test split")
+    max_calibration_loss: Fraction = Field(0.003, description="its calibration error minus that of fp32")
+    min_agreement: Fraction = Field(0.97, description="share of labels that are those of fp32")
+    min_speedup: float = Field(1.1, gt=0, description="images/s over fp32, of one image and of eight")
+
+
 class GateSettings(Section):
     """The rules a candidate must pass to become champion."""
 
@@ -248,6 +259,7 @@ class GateSettings(Section):
     unknown_training_data: Literal["refuse", "allow"] = "refuse"
     service_tolerance: float = Field(1e-4, gt=0, description="served against offline probabilities")
     service_images: int = Field(16, ge=1, description="test images sent to the service on trial")
+    variants: VariantSettings = VariantSettings()
 
 
 class Settings(Section):
@@ -305,6 +317,8 @@ class Environment(BaseSettings):
     token: SecretStr | None = Field(None, description="bearer token that every client must bring")
     auth: Literal["auto", "off"] = Field("auto", description="auto: without a token only this machine asks")
     package: Path | None = Field(None, description="serve this package folder instead of the champion")
+    runtime: Runtime = Field("auto", description="what computes the model; auto: the best of this machine")
+    threads: int = Field(0, ge=0, description="of the runtime for one call; 0: all cores")
 
 
 def load_settings(path: Path | None = None) -> Settings:

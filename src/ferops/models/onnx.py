@@ -4,15 +4,17 @@
     >>> classifier.self_check()  # doctest: +SKIP
     >>> classifier.predict(images).probabilities  # float32 [N, 7]  # doctest: +SKIP
 
-Gate, service and monitor use this one, so that what is judged is what is served. No training framework is
-imported here.
+Gate, service and monitor use this one, so that what is judged is what is served. Other runtimes that compute
+the same file derive from it, see `ferops.models.runtimes`. No training framework is imported here, and ONNX
+Runtime only where it computes.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from ferops.emotions import EMOTIONS, NUM_EMOTIONS
@@ -62,17 +64,47 @@ class Recorded:
             raise BrokenPackageError(f"{path} cannot be read ({error}): run `dvc repro package`") from error
 
 
+class RuntimeUnavailableError(RuntimeError):
+    """The runtime cannot compute on this machine; says why. The package may be in order."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a loaded model takes and gives.
+
+    Attributes:
+        inputs: name to element type and shape less the batch, such as `("uint8", [48, 48, 3])`.
+        outputs: names.
+    """
+
+    inputs: dict[str, tuple[str, list[Any]]]
+    outputs: list[str]
+
+
 class OnnxClassifier:
     """A package folder as a `Classifier`.
 
     Args:
         folder: holds `model.onnx`, `card.json` and `recorded.npz`.
-        threads: of ONNX Runtime for one call; 0 lets it take every core.
+        threads: of the runtime for one call; 0 lets it take every core.
+
+    Attributes:
+        choice: why this runtime computes, where it was chosen by `ferops.serving.runtime`.
 
     Raises:
         BrokenPackageError: if a file is absent or damaged, or the model's inputs and outputs are not those
             of the card.
+        RuntimeUnavailableError: if the runtime cannot compute on this machine.
     """
+
+    #: Whether its answers differ visibly from those that were evaluated, by its arithmetic.
+    reduced: ClassVar[bool] = False
+
+    #: ONNX Runtime's execution provider, and its options.
+    provider: ClassVar[str] = "CPUExecutionProvider"
+    provider_options: ClassVar[Mapping[str, str]] = {}
+
+    choice: Any = None
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self.folder = folder
@@ -83,31 +115,54 @@ class OnnxClassifier:
             self._card = Card.load(folder / CARD_FILE)
         except (ValueError, KeyError, TypeError) as error:
             raise BrokenPackageError(f"{folder / CARD_FILE} cannot be read: {error}") from error
+        try:
+            signature = self._open(folder / MODEL_FILE, threads)
+        except RuntimeUnavailableError:
+            raise
+        except Exception as error:  # each runtime raises its own, undocumented classes
+            raise BrokenPackageError(f"{folder / MODEL_FILE} cannot be loaded: {error}") from error
+        self._check_signature(signature)
+
+    def _open(self, model: Path, threads: int) -> Signature:
+        """Load the model; raises whatever the runtime does."""
+        import onnxruntime
+
+        if self.provider not in onnxruntime.get_available_providers():
+            raise RuntimeUnavailableError(f"this build of ONNX Runtime has no {self.provider}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # Spinning threads would take the cores from the service that shares them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime raises its own, undocumented classes
-            raise BrokenPackageError(f"{folder / MODEL_FILE} cannot be loaded: {error}") from error
-        self._check_signature()
+        session = onnxruntime.InferenceSession(
+            str(model), options, providers=[(self.provider, dict(self.provider_options))]
+        )
+        if session.get_providers()[0] != self.provider:  # it falls back to the CPU by itself
+            raise RuntimeUnavailableError(f"ONNX Runtime could not start its {self.provider}")
+        self._session = session
+        self._runtime = f"onnxruntime {onnxruntime.__version__} ({self.provider})"
+        return Signature(
+            {n.name: (n.type[len("tensor(") : -1], list(n.shape)[1:]) for n in session.get_inputs()},
+            [node.name for node in session.get_outputs()],
+        )
 
-    def _check_signature(self) -> None:
+    def _compute(self, images: Images) -> Sequence[NDArray[np.float32]]:
+        """One batch through the model: the arrays of `self._outputs`, in that order."""
+        computed: list[NDArray[np.float32]] = self._session.run(self._outputs, {"images": images})
+        return computed
+
+    def _check_signature(self, signature: Signature) -> None:
         side = self._card.input_side
-        inputs = {node.name: (node.type, list(node.shape)[1:]) for node in self._session.get_inputs()}
-        if inputs != {"images": ("tensor(uint8)", [side, side, 3])}:
+        if signature.inputs != {"images": ("uint8", [side, side, 3])}:
             raise BrokenPackageError(
-                f"{self.folder / MODEL_FILE} takes {inputs}, "
+                f"{self.folder / MODEL_FILE} takes {signature.inputs}, "
                 f"but must take images uint8 [N, {side}, {side}, 3]"
             )
         wanted = ["probabilities", *(["embedding"] if self._card.embedding_size else [])]
-        given = [node.name for node in self._session.get_outputs()]
-        if not set(wanted) <= set(given):
-            raise BrokenPackageError(f"{self.folder / MODEL_FILE} gives {given}, but must give {wanted}")
+        if not set(wanted) <= set(signature.outputs):
+            raise BrokenPackageError(
+                f"{self.folder / MODEL_FILE} gives {signature.outputs}, but must give {wanted}"
+            )
         if self._card.labels != EMOTIONS:
             raise BrokenPackageError(f"{self.folder / CARD_FILE}: labels must be {', '.join(EMOTIONS)}")
         self._outputs = wanted
@@ -120,7 +175,7 @@ class OnnxClassifier:
     @property
     def runtime(self) -> str:
         """Name and version of what computes, such as `onnxruntime 1.32.0 (CPUExecutionProvider)`."""
-        return f"onnxruntime {onnxruntime.__version__} ({self._session.get_providers()[0]})"
+        return self._runtime
 
     def predict(self, images: Images, batch_size: int = 32) -> Predictions:
         """Classify uint8 `[N, side, side, 3]` in batches cut front to back. Safe to call from many threads.
@@ -135,8 +190,7 @@ class OnnxClassifier:
                 f"not {images.dtype} {list(images.shape)}"
             )
         parts = [
-            self._session.run(self._outputs, {"images": images[start : start + batch_size]})
-            for start in range(0, len(images), batch_size)
+            self._compute(images[start : start + batch_size]) for start in range(0, len(images), batch_size)
         ]
         size = self._card.embedding_size
         if not parts:
@@ -146,24 +200,39 @@ class OnnxClassifier:
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         return Predictions(columns[0], columns[1] if size else None)
 
-    def self_check(self, tolerance: float = SELF_CHECK_TOLERANCE) -> float:
+    def self_check(
+        self, tolerance: float = SELF_CHECK_TOLERANCE, expected: NDArray[np.float32] | None = None
+    ) -> float:
         """Compare with `recorded.npz` and give the largest difference of a probability.
+
+        Args:
+            tolerance: how large it may be.
+            expected: float32 `[N, 7]` for the recorded images, instead of what was recorded.
 
         Raises:
             BrokenPackageError: if it exceeds `tolerance`, or nothing was recorded.
         """
         recorded = Recorded.load(self.folder)
+        expected = recorded.probabilities if expected is None else expected
         probabilities = self.predict(recorded.images).probabilities
-        if probabilities.shape != recorded.probabilities.shape or not len(probabilities):
+        if probabilities.shape != expected.shape or not len(probabilities):
             raise BrokenPackageError(
-                f"{self.folder / RECORDED_FILE} holds probabilities {list(recorded.probabilities.shape)} "
+                f"{self.folder / RECORDED_FILE} holds probabilities {list(expected.shape)} "
                 f"for {len(probabilities)} images"
             )
-        difference = float(np.abs(probabilities - recorded.probabilities).max())
+        difference = float(np.abs(probabilities - expected).max())
         if not difference <= tolerance:  # also true for NaN
             raise BrokenPackageError(
                 f"{self.folder} does not answer as it did when it was packaged: a probability differs by "
-                f"{difference:.2g}, more than {tolerance:g}. The file was exchanged or damaged: "
-                "run `dvc repro package`"
+                f"{difference:.2g}, more than {tolerance:g} ({self.runtime}). The file was exchanged or "
+                "damaged: run `dvc repro package`"
             )
         return difference
+
+
+class CudaClassifier(OnnxClassifier):
+    """A package folder on a GPU of NVIDIA, where this build of ONNX Runtime has the provider."""
+
+    provider = "CUDAExecutionProvider"
+    #: TF32 would round the factors of every product to 10 bits: that is no fp32.
+    provider_options: ClassVar[Mapping[str, str]] = {"use_tf32": "0"}

@@ -25,11 +25,13 @@ from ferops.emotions import EMOTIONS
 from ferops.evaluation.evaluate import RESULT_FILE, EvaluationError, Result
 from ferops.models.classifier import Card, Images
 from ferops.models.compact import compact_keras, compact_onnx, convolution_kernels
-from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier, Recorded
+from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier, Recorded, RuntimeUnavailableError
+from ferops.models.runtimes import RUNTIMES
 from ferops.promotion import model_card
 from ferops.promotion.decision import CandidateVerdict, Decision
 from ferops.promotion.package import EVALUATION_FILE, EXPORT_TOLERANCE, REFERENCE_FILE
 from ferops.promotion.release import MANIFEST_FILE, Manifest, NoReleaseError, Release
+from ferops.promotion.variants import Variant, Variants, load_variants
 from ferops.settings import Settings, load_settings
 
 KERAS_FILE = "model.keras"
@@ -64,6 +66,7 @@ class Outcomes:
         gate: `gate.json`.
         curves: CSV with one row an epoch.
         params: the parameters file of the training.
+        variants: folder of the verdicts on reduced precision, where there are any.
     """
 
     trained: Path
@@ -72,6 +75,7 @@ class Outcomes:
     gate: Path
     curves: Path
     params: Path
+    variants: Path | None = None
 
 
 def build_release(outcomes: Outcomes, out: Path) -> Release:
@@ -95,6 +99,7 @@ def build_release(outcomes: Outcomes, out: Path) -> Release:
         released.save(folder / CARD_FILE)
         shutil.copy(outcomes.trained / TRAINED_ON_FILE, folder / TRAINED_ON_FILE)
         _record(outcomes.package, folder, drawn_faces(card.input_side))
+        _carry_variants(outcomes, folder)
         _reference(outcomes.package / REFERENCE_FILE, folder / REFERENCE_FILE)
         files.write_json(folder / EVALUATION_FILE, files.read_json(outcomes.evaluation / RESULT_FILE))
         files.write_json(
@@ -228,6 +233,33 @@ def _record(package: Path, folder: Path, images: Images) -> None:
             "`dvc repro package`"
         )
     Recorded(images, small.predict(images).probabilities).save(folder)
+
+
+def _carry_variants(outcomes: Outcomes, folder: Path) -> None:
+    """Restate the verdicts on reduced precision for the small file, where it gives the same answers."""
+    found = load_variants(outcomes.variants) if outcomes.variants else Variants()
+    judged = files.sha256(outcomes.package / MODEL_FILE)
+    restated: dict[str, Variant] = {}
+    refused = dict(found.not_judged)
+    images = Recorded.load(folder).images
+    for name, variant in found.judged.items():
+        try:
+            expected = RUNTIMES[name](outcomes.package).predict(images).probabilities
+            given = RUNTIMES[name](folder).predict(images).probabilities
+        except RuntimeUnavailableError as error:
+            refused[name] = str(error)
+            continue
+        difference = _gap(expected, given)
+        if variant.model_sha256 != judged:
+            refused[name] = "the verdict is on another package"
+        elif not difference <= COMPACT_TOLERANCE:
+            refused[name] = f"storing {MODEL_FILE} in half changed its answers by {difference:.2g}"
+        else:
+            answers = tuple(tuple(map(float, row)) for row in given)
+            digest = files.sha256(folder / MODEL_FILE)
+            restated[name] = variant.model_copy(update={"model_sha256": digest, "answers": answers})
+    if restated or refused:
+        Variants(judged=restated, not_judged=refused).save(folder)
 
 
 def _gap(first: Any, second: Any) -> float:

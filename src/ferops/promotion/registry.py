@@ -24,6 +24,7 @@ from ferops.models.classifier import Card
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier
 from ferops.promotion import versions
 from ferops.promotion.champion import Champion, NoChampionError, load_champion
+from ferops.promotion.variants import VARIANTS_FILE, carry_over
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -79,7 +80,8 @@ def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Pro
     has lost is put back, under its own version number.
 
     Args:
-        decision: the gate's `gate.json`.
+        decision: the gate's `gate.json`; verdicts on reduced precision, in `variants/` beside it, are put
+            beside the champion that they are on.
         packages: one folder per packaged candidate.
         registry: folder of the pointer.
         report: where the outcome goes.
@@ -95,6 +97,8 @@ def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Pro
     registry.mkdir(parents=True, exist_ok=True)
     with FileLock(registry / ".lock"):
         outcome = _carry_out(verdict, packages, registry)
+        if champion := load_champion(registry):
+            carry_over(decision.parent / "variants", champion.folder())
     files.write_json(report, asdict(outcome))
     return outcome
 
@@ -390,4 +394,5 @@ def _in_store(champion: Champion) -> Path | None:
         folder = champion.folder()
     except NoChampionError:
         return None
-    return folder if files.sha256(folder, ignore=(versions.BENTO_FILE,)) == champion.package_sha256 else None
+    digest = files.sha256(folder, ignore=(versions.BENTO_FILE, VARIANTS_FILE))
+    return folder if digest == champion.package_sha256 else None

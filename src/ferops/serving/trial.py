@@ -33,10 +33,13 @@ class TrialError(RuntimeError):
     """The server did not start or did not answer; the message ends with its log."""
 
 
-def serve_on_trial(package: Path, images: Sequence[bytes]) -> NDArray[np.float32]:
+def serve_on_trial(
+    package: Path, images: Sequence[bytes], runtime: str = "onnxruntime"
+) -> NDArray[np.float32]:
     """Start `bentoml serve` on a package folder, post encoded images, stop it.
 
     The port is free and on the loopback interface; predictions are logged to a folder that is thrown away.
+    What was evaluated is fp32, so ONNX Runtime computes unless another runtime is on trial.
 
     Returns:
         Probabilities float32 `[N, 7]`, canonical order.
@@ -53,6 +56,7 @@ def serve_on_trial(package: Path, images: Sequence[bytes]) -> NDArray[np.float32
             "FEROPS_WORKERS": "1",
             "FEROPS_TOKEN": "",  # it is asked from this machine, by nobody else
             "FEROPS_SHADOW": "",
+            "FEROPS_RUNTIME": runtime,
             "BENTOML_HOME": str(scratch / "bentoml"),  # it clears files there that a running server needs
         }
         rows: list[list[float]] = []
