@@ -1,5 +1,6 @@
 """Images out of a multipart request, refused as soon as they are too many or too large."""
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,15 @@ FIELDS = ("images", "image", "file", "files")
 
 #: Headers and boundaries of one part, bytes; a request may hold as much more than its images.
 PART_OVERHEAD = 4096
+
+#: Fields beside the images, which are passed over: a form has some, and a million of them cost ten seconds.
+MAX_OTHER_FIELDS = 64
+
+#: Of those, named in the refusal of a form without an image, and letters of a name.
+NAMED_FIELDS, NAME_LETTERS = 5, 40
+
+# It would write a line for each damaged form; its client is told.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 class UploadError(ValueError):
@@ -36,16 +46,29 @@ class _Parts:
 
     def __init__(self, max_images: int, max_bytes: int) -> None:
         self.images: list[bytes] = []
-        self.other_fields: list[str] = []
+        self.other_fields: set[str] = set()
         self.complete = False
         self._max_images = max_images
         self._max_bytes = max_bytes
+        self._other = 0
         self._part = _Part()
         self._header = bytearray()
         self._value = bytearray()
 
     def on_part_begin(self) -> None:
         self._part = _Part()
+        if self._other > MAX_OTHER_FIELDS:
+            raise UploadError(
+                413, "too_many_images", f"more than {MAX_OTHER_FIELDS} fields without an image in one form"
+            )
+
+    def on_headers_finished(self) -> None:
+        if self._part.name in FIELDS and len(self.images) >= self._max_images:
+            raise UploadError(
+                413,
+                "too_many_images",
+                f"more than {self._max_images} images in one request: send them in several",
+            )
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -65,12 +88,6 @@ class _Parts:
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._part.name not in FIELDS:
             return
-        if len(self.images) >= self._max_images:
-            raise UploadError(
-                413,
-                "too_many_images",
-                f"more than {self._max_images} images in one request: send them in several",
-            )
         self._part.content += data[start:end]
         if len(self._part.content) > self._max_bytes:
             raise UploadError(
@@ -82,9 +99,13 @@ class _Parts:
 
     def on_part_end(self) -> None:
         if self._part.name not in FIELDS:
-            self.other_fields.append(self._part.name)
-        elif self._part.content or self._part.filename:  # a file input left empty has neither
+            self._other += 1
+            if len(self.other_fields) < NAMED_FIELDS:
+                self.other_fields.add(self._part.name[:NAME_LETTERS])
+        elif self._part.content or self._part.filename:
             self.images.append(bytes(self._part.content))
+        else:  # a file input left empty
+            self._other += 1
 
     def on_end(self) -> None:
         self.complete = True
@@ -138,7 +159,7 @@ async def read_images(
     if not parts.complete:
         raise UploadError(400, "bad_multipart", "the body ends before its closing boundary")
     if not parts.images:
-        found = f"; found only {', '.join(sorted(set(parts.other_fields)))}" if parts.other_fields else ""
+        found = f"; found only {', '.join(sorted(parts.other_fields))}" if parts.other_fields else ""
         raise UploadError(400, "no_image", f"no image file in the field `{FIELDS[0]}`{found}")
     return parts.images
 
@@ -146,7 +167,8 @@ async def read_images(
 async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
     received = 0
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:  # no need to wait for all that
+    # No need to wait for all that; a number of thousands of digits is none to Python.
+    if announced.isdecimal() and (len(announced) > 20 or int(announced) > limit):
         raise _too_large(limit)
     async for chunk in request.stream():
         received += len(chunk)
