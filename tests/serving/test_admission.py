@@ -95,9 +95,10 @@ def test_beyond_the_queue_requests_are_turned_away_at_once_and_the_others_answer
 def test_a_request_that_does_not_get_its_turn_in_time_is_turned_away(slow):
     async def story():
         async with client() as http:
-            threads = app.state.serving.threads.total_tokens
-            working = [asyncio.create_task(http.post("/predict", **body(png()))) for _ in range(threads)]
-            await until(lambda: app.state.serving.threads.available_tokens == 0)
+            working = []
+            for _ in range(app.state.serving.batcher.threads):  # one after the other, or they share a call
+                working.append(asyncio.create_task(http.post("/predict", **body(png()))))
+                await until(lambda: slow.began.acquire(blocking=False))
             assert_turned_away(await http.post("/predict", **body(png())))
             slow.go.set()
             assert {answer.status_code for answer in await asyncio.gather(*working)} == {200}

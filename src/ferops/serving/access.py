@@ -5,6 +5,7 @@ told. So each request is judged by the addresses of its own connection: one that
 client on loopback, is from this machine; a proxy in between that names its client does not change that.
 """
 
+import functools
 import hmac
 import ipaddress
 import logging
@@ -76,8 +77,13 @@ class Access:
 
 
 def _is_loopback(address: Sequence[object] | None) -> bool:
+    return _names_loopback(str(address[0]) if address else "")
+
+
+@functools.lru_cache(maxsize=256)  # for each request, of mostly the same few
+def _names_loopback(host: str) -> bool:
     try:
-        parsed = ipaddress.ip_address(str(address[0]) if address else "")
+        parsed = ipaddress.ip_address(host)
     except ValueError:
         return False
     mapped = getattr(parsed, "ipv4_mapped", None)

@@ -1,8 +1,8 @@
 """The HTTP face of the service: `POST /predict`, `GET /model`, `POST /feedback`.
 
-An ASGI app of our own, mounted in the Bento, rather than BentoML's typed APIs: those answer 500 to a file
-that is no image and keep no limit on an upload. Here every error is 4xx with `{"code", "message"}`, or 503
-with `Retry-After` where there is more to do than can be done.
+An ASGI app of our own rather than BentoML's typed APIs: those answer 500 to a file that is no image and keep
+no limit on an upload. Here every error is 4xx with `{"code", "message"}`, or 503 with `Retry-After` where
+there is more to do than can be done.
 """
 
 import json
@@ -15,20 +15,21 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from anyio import CapacityLimiter
+import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ferops.emotions import EMOTIONS, UnknownEmotionError, canonical
 from ferops.serving import faces, openapi, page
-from ferops.serving.admission import RETRY_AFTER_S, Admission, overloaded
+from ferops.serving.admission import RETRY_AFTER_S, Admission
+from ferops.serving.batcher import Batcher
 from ferops.serving.metrics import Measured, Metrics
 from ferops.serving.prediction_log import timestamp
-from ferops.serving.predictor import Predictor, UnloggedError, UnusableImageError
+from ferops.serving.predictor import Predictor, Question, UnloggedError, UnusableImageError
 from ferops.serving.source import Source
 from ferops.serving.uploads import UploadError, read_images
 from ferops.settings import Environment
@@ -45,27 +46,29 @@ class Serving:
     """What the routes need; set when the service starts.
 
     Attributes:
-        predictor: answers. A request takes it once, so that one model gives all its answers.
+        predictor: answers. A call takes it once, so that one model gives all answers to a request.
         limits: of uploads, and of how many at one time.
         metrics: of this worker.
         admission: who may come in.
-        threads: requests that decode and classify at one time; more wait.
+        batcher: decodes and classifies off the event loop.
     """
 
     predictor: Predictor
     limits: Environment
     metrics: Metrics
     admission: Admission
-    threads: CapacityLimiter
+    batcher: Batcher
 
 
 def start(app: Starlette, predictor: Predictor, limits: Environment, metrics: Metrics | None = None) -> None:
     """Make the app ready to answer."""
     metrics = metrics or Metrics()
     admission = Admission(limits.queue, int(limits.queue_mb * 1e6), metrics.held.set)
-    app.state.serving = Serving(
-        predictor, limits, metrics, admission, CapacityLimiter(max(2, os.cpu_count() or 1))
-    )
+    # At least two threads, so that a request which takes long holds up no other.
+    threads = max(2, (os.cpu_count() or 1) // limits.workers)
+    batcher = Batcher(lambda questions: serving.predictor.predict_each(questions), threads)
+    serving = Serving(predictor, limits, metrics, admission, batcher)
+    app.state.serving = serving
     metrics.model(predictor.version, predictor.source)
 
 
@@ -95,11 +98,8 @@ async def predict(request: Request) -> Response:
                 place.take,
             )
         serving.metrics.images.observe(len(contents))
-        with _in_time(deadline, overloaded()):  # while it waits; a thread that began is not interrupted
-            answers = await anyio.to_thread.run_sync(
-                serving.predictor.predict, contents, find_faces, limiter=serving.threads
-            )
-    return JSONResponse({"predictions": answers})
+        answers = await serving.batcher.ask(Question(contents, find_faces), deadline)
+    return Response(orjson.dumps({"predictions": answers}), media_type="application/json")
 
 
 @contextmanager
@@ -177,6 +177,11 @@ async def _json_object(request: Request) -> dict[str, Any]:
     return given
 
 
+async def alive(_: Request) -> Response:
+    """Nothing but 200: a worker takes no connection before its model is loaded and checked."""
+    return PlainTextResponse("\n")
+
+
 async def metrics_page(request: Request) -> Response:
     """All workers' metrics, for Prometheus."""
     content, media_type = request.app.state.serving.metrics.page()
@@ -246,6 +251,7 @@ app = Starlette(
         Route("/model", model, methods=["GET"]),
         Route("/feedback", feedback, methods=["POST"]),
         Route("/metrics", metrics_page, methods=["GET"]),
+        *(Route(path, alive, methods=["GET"]) for path in ("/livez", "/readyz", "/healthz")),
         *page.routes,
         *openapi.routes,
     ],

@@ -5,16 +5,13 @@ hold real answers against this document, and send its examples.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ferops.emotions import EMOTIONS
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
 Schema = dict[str, Any]
 
@@ -337,27 +334,19 @@ BENTO_SCHEMA: Schema = {
 }
 
 
-class Described:
-    """ASGI middleware that answers `/schema.json`, which BentoML keeps for itself, with our routes."""
-
-    def __init__(self, app: "ASGIApp") -> None:
-        self.app = app
-
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer or pass on."""
-        if scope["type"] == "http" and scope["path"] == "/schema.json":
-            await JSONResponse(BENTO_SCHEMA)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
 async def document(_: Request) -> Response:
     """The OpenAPI document."""
     return JSONResponse(DOCUMENT)
 
 
-#: `/docs.json` is where BentoML has its own.
+async def bento_schema(_: Request) -> Response:
+    """What BentoML's client asks for."""
+    return JSONResponse(BENTO_SCHEMA)
+
+
+#: `/docs.json` and `/schema.json` are where BentoML has its own.
 routes = [
+    Route("/schema.json", bento_schema, methods=["GET"]),
     Route("/openapi.json", document, methods=["GET"]),
     Route("/docs.json", document, methods=["GET"]),
 ]

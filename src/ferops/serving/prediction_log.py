@@ -9,7 +9,6 @@ that an answer outlives its process, and with `disk` durability its machine. A l
 fails no prediction; it is counted, and said once.
 """
 
-import json
 import logging
 import os
 import re
@@ -21,10 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import orjson
+
 if TYPE_CHECKING:
     from ferops.serving.metrics import Metrics
 
 Kind = Literal["predictions", "feedback", "shadow", "images"]
+
+#: NumPy's float32 are written with as many digits as they need.
+AS_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +77,7 @@ class PredictionLog:
 
     def _append(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> bool:
         begin = time.perf_counter()
-        lines = b"".join(json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records)
+        lines = b"".join(orjson.dumps(record, option=AS_LINE) for record in records)
         try:
             with self._lock:
                 file = self._file(kind)

@@ -2,19 +2,23 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ferops.data import images as pixels
-from ferops.data.descriptors import describe
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
-from ferops.serving import faces
+from ferops.serving import describe, faces
 from ferops.serving.prediction_log import PredictionLog, timestamp
 from ferops.serving.shadow import Shadow
+
+#: Images of one call of the runtime: more are no faster, and take memory in proportion.
+BATCH_SIZE = 8
+
+Answer = dict[str, Any]
 
 
 class UnusableImageError(ValueError):
@@ -30,6 +34,23 @@ class UnloggedError(RuntimeError):
     """The predictions could not be logged, and the service is not to answer without."""
 
 
+class Question(NamedTuple):
+    """Encoded images of one request, and whether faces are to be found in them."""
+
+    contents: Sequence[bytes]
+    find_faces: bool = False
+
+
+@dataclass
+class _Seen:
+    """The faces of one request, each as the classifier, the descriptors and the challenger see it."""
+
+    inputs: list[NDArray[np.uint8]] = field(default_factory=list)
+    small: list[NDArray[np.uint8]] = field(default_factory=list)
+    shadowed: list[NDArray[np.uint8]] = field(default_factory=list)
+    places: list[dict[str, Any]] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A classifier with its version and the log of what it answered; safe to call from many threads.
@@ -42,7 +63,7 @@ class Predictor:
         source: what kind of model it is: `champion`, `release` or `package`.
         log_required: give no answer that is not in the log.
         shadow: a challenger that sees the same images.
-        max_request_pixels: of all images of one call: its work must end in time.
+        max_request_pixels: of all images of one request: its work must end in time.
     """
 
     classifier: OnnxClassifier
@@ -54,7 +75,7 @@ class Predictor:
     shadow: Shadow | None = None
     max_request_pixels: int = 250_000_000
 
-    def predict(self, contents: Sequence[bytes], find_faces: bool = False) -> list[dict[str, Any]]:
+    def predict(self, contents: Sequence[bytes], find_faces: bool = False) -> list[Answer]:
         """Classify encoded images of any size; all of them or none.
 
         Returns:
@@ -66,13 +87,40 @@ class Predictor:
             UnusableImageError: for the first image that is none, too large or damaged.
             UnloggedError: if they are not in the log and `log_required`.
         """
-        card = self.classifier.card
-        inputs: list[NDArray[np.uint8]] = []
-        seen: list[NDArray[np.uint8]] = []
-        descriptors: list[dict[str, float]] = []
-        places: list[dict[str, Any]] = []
+        (answers,) = self.predict_each([Question(contents, find_faces)])
+        if isinstance(answers, Exception):
+            raise answers
+        return answers
+
+    def predict_each(
+        self, questions: Sequence[Question]
+    ) -> list[list[Answer] | UnusableImageError | UnloggedError]:
+        """What `predict` gives or raises, for each of several requests; their faces share a batch.
+
+        An image that cannot be used refuses its own request and is nothing to the others.
+        """
+        looked = [self._look(question) for question in questions]
+        seen = [each for each in looked if isinstance(each, _Seen)]
+        inputs = [face for each in seen for face in each.inputs]
+        small = [face for each in seen for face in each.small]
+        records = self._classify(inputs, small) if inputs else []
+        if records and not self.log.predictions(records) and self.log_required:
+            unlogged = UnloggedError("the prediction log cannot be written")
+            return [unlogged if isinstance(each, _Seen) else each for each in looked]
+        if self.shadow is not None and records:
+            self.shadow.offer(np.stack([face for each in seen for face in each.shadowed]), records)
+        rest = iter(records)
+        return [
+            [self._answer(next(rest), place) for place in each.places] if isinstance(each, _Seen) else each
+            for each in looked
+        ]
+
+    def _look(self, question: Question) -> _Seen | UnusableImageError:
+        """Decode one request."""
+        side = self.classifier.card.input_side
+        seen = _Seen()
         room = self.max_request_pixels
-        for row, content in enumerate(contents):
+        for row, content in enumerate(question.contents):
             try:
                 image = pixels.decode(content, self.max_pixels)
                 room -= image.width * image.height
@@ -82,27 +130,34 @@ class Predictor:
                         f"the images have more than {self.max_request_pixels} pixels together: "
                         "send them in several requests",
                     )
-                for face in faces.found(image) if find_faces else [None]:
+                for face in faces.found(image) if question.find_faces else [None]:
                     crop = image if face is None else faces.cut(image, face)
-                    inputs.append(pixels.face(crop, card.input_side))
+                    taken = pixels.face(crop, side)
+                    seen.inputs.append(taken)
                     if self.shadow is not None:
-                        same = self.shadow.side == card.input_side
-                        seen.append(inputs[-1] if same else pixels.face(crop, self.shadow.side))
+                        same = self.shadow.side == side
+                        seen.shadowed.append(taken if same else pixels.face(crop, self.shadow.side))
                     # Described at the size of the datasets' faces, so that drift compares like with like.
-                    small = inputs[-1] if card.input_side == pixels.FACE_SIDE else pixels.face(crop)
-                    descriptors.append(describe(small[:, :, 0])._asdict())
-                    places.append({} if face is None else {"image": row, **face.place()})
+                    small = taken if side == pixels.FACE_SIDE else pixels.face(crop)
+                    seen.small.append(small[:, :, 0])
+                    seen.places.append({} if face is None else {"image": row, **face.place()})
             except pixels.ImageError as error:
-                raise UnusableImageError(row, error.code, str(error)) from None
+                return UnusableImageError(row, error.code, str(error))
             except Exception:  # Pillow's plug-ins raise nearly anything on hostile bytes
-                raise UnusableImageError(row, "not_an_image", "the image cannot be decoded") from None
-        if not inputs:
-            return []
-        predictions = self.classifier.predict(np.stack(inputs))
+                return UnusableImageError(row, "not_an_image", "the image cannot be decoded")
+        return seen
+
+    def _classify(
+        self, inputs: Sequence[NDArray[np.uint8]], small: Sequence[NDArray[np.uint8]]
+    ) -> list[dict[str, Any]]:
+        """A record of the log for each face."""
+        predictions = self.classifier.predict(np.stack(inputs), BATCH_SIZE)
         embeddings = predictions.embedding
+        descriptors = describe.describe(np.stack(small)).tolist()
         time = timestamp()
         records: list[dict[str, Any]] = []
         for row, probabilities in enumerate(predictions.probabilities):
+            shares = [_rounded(p) for p in probabilities.tolist()]
             best = int(probabilities.argmax())
             records.append(
                 {
@@ -110,28 +165,24 @@ class Predictor:
                     "time": time,
                     "model_version": self.version,
                     "label": EMOTIONS[best],
-                    "confidence": _rounded(probabilities[best]),
-                    "probabilities": [_rounded(p) for p in probabilities],
-                    "embedding": None if embeddings is None else [_rounded(e) for e in embeddings[row]],
-                    "descriptors": {name: _rounded(value) for name, value in descriptors[row].items()},
+                    "confidence": shares[best],
+                    "probabilities": shares,
+                    "embedding": None if embeddings is None else embeddings[row],  # written as float32
+                    "descriptors": dict(zip(describe.NAMES, map(_rounded, descriptors[row]), strict=True)),
                 }
             )
-        if not self.log.predictions(records) and self.log_required:
-            raise UnloggedError("the prediction log cannot be written")
-        if self.shadow is not None:
-            self.shadow.offer(np.stack(seen), records)
-        return [
-            {
-                "id": record["id"],
-                "label": record["label"],
-                "confidence": record["confidence"],
-                "probabilities": dict(zip(EMOTIONS, record["probabilities"], strict=True)),
-                "model_version": self.version,
-                "synthetic": card.synthetic,
-                **place,
-            }
-            for record, place in zip(records, places, strict=True)
-        ]
+        return records
+
+    def _answer(self, record: dict[str, Any], place: dict[str, Any]) -> Answer:
+        return {
+            "id": record["id"],
+            "label": record["label"],
+            "confidence": record["confidence"],
+            "probabilities": dict(zip(EMOTIONS, record["probabilities"], strict=True)),
+            "model_version": self.version,
+            "synthetic": self.classifier.card.synthetic,
+            **place,
+        }
 
 
 def _rounded(value: float) -> float:

@@ -6,23 +6,29 @@ A running service follows the champion, see `ferops.serving.follow`.
 """
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import bentoml
-from bentoml.models import BentoModel
+from _bentoml_sdk import Service
 
 from ferops.models.onnx import BrokenPackageError
 from ferops.promotion.champion import NoChampionError
 from ferops.serving.access import Access
 from ferops.serving.app import app, start, take_over
+from ferops.serving.connection import bound_connections
 from ferops.serving.drain import Drain, LastAnswers
 from ferops.serving.follow import Follower
 from ferops.serving.metrics import Metrics
-from ferops.serving.openapi import Described
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from ferops.serving.shadow import Shadow
 from ferops.serving.source import find_challenger, find_source
 from ferops.settings import Environment
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger("bentoml.ferops")
 
@@ -38,11 +44,35 @@ except (NoChampionError, BrokenPackageError, OSError, ValueError) as error:
     raise bentoml.exceptions.BentoMLException(str(error)) from None
 
 
+class Bare(Service[Any]):
+    """A service that is its ASGI app, with nothing of BentoML's around it.
+
+    That would trace, log and time each request, in tasks of their own: half a millisecond, more than all that
+    is done here but the model's own work. What it is for, `ferops.serving` does where it costs little:
+    metrics, refusals, limits of time, health.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> "ASGIApp":
+        """What a worker hands to its HTTP server."""
+
+        @asynccontextmanager
+        async def lifespan(_: Any) -> AsyncIterator[None]:
+            self()
+            yield
+
+        app.router.lifespan_context = lifespan
+        return Access(
+            LastAnswers(app, drain),
+            token=environment.token.get_secret_value() if environment.token else None,
+            anybody=environment.auth == "off",
+            refused=lambda: app.state.serving.metrics.refusals.labels("unauthorized").inc(),
+        )
+
+
 @bentoml.service(
     name="fer_classifier",
     workers=environment.workers,
-    # Work that began is finished; this is for what never ends. Sending and waiting have a limit of their own.
-    traffic={"timeout": environment.timeout_s + 30},
+    service_class=Bare,
     metrics={"enabled": False},  # ours are in `ferops.serving.metrics`, which says why
 )
 @bentoml.asgi_app(app)
@@ -50,6 +80,8 @@ class FerClassifier:
     """Seven facial expressions: POST /predict, GET /model, POST /feedback; see docs/serving.md."""
 
     if source.bento_tag is not None:
+        from bentoml.models import BentoModel  # a third of the imports, for a champion alone
+
         champion = BentoModel(source.bento_tag)  # so that `bentoml build` takes it along
 
     def __init__(self) -> None:
@@ -67,6 +99,7 @@ class FerClassifier:
             environment.max_request_pixels,
         )
         start(app, predictor, environment, metrics)
+        bound_connections(environment.timeout_s, lambda code: metrics.refusals.labels(code).inc())
         drain.on_signals()
         if environment.package is None and environment.follow_s:
             follower = Follower(
@@ -87,13 +120,3 @@ def _refused(metrics: Metrics, refused: bool) -> None:
     metrics.champion_refused.set(int(refused))
     if refused:
         metrics.refused_champions.inc()
-
-
-FerClassifier.add_asgi_middleware(LastAnswers, drain=drain)  # type: ignore[attr-defined]  # as below
-FerClassifier.add_asgi_middleware(  # type: ignore[attr-defined]  # BentoML types the decorated class as the class
-    Access,
-    token=environment.token.get_secret_value() if environment.token else None,
-    anybody=environment.auth == "off",
-    refused=lambda: app.state.serving.metrics.refusals.labels("unauthorized").inc(),
-)
-FerClassifier.add_asgi_middleware(Described)  # type: ignore[attr-defined]
