@@ -128,6 +128,13 @@ def test_what_the_fuzz_found_is_refused_soon_and_in_few_words(offline, sent, sta
     assert 20 <= len(answer.json()["message"]) < 200
 
 
+def test_pages_are_given_whole_whatever_part_is_asked_for(offline):
+    for part in (b"", b"bytes=5-1", b"bytes=0-0", b"bytes=999999-"):
+        (answer,) = asked(Sent("GET", "/", headers=((b"range", part),)))
+        assert answer.status == 200
+        assert b"</html>" in answer.body
+
+
 def test_a_16_bit_picture_is_the_same_in_bands(monkeypatch):
     from ferops.data import images
 

@@ -6,7 +6,7 @@ Plain files without a build step and nothing from other hosts; the headers forbi
 import functools
 import mimetypes
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from starlette.exceptions import HTTPException
@@ -16,6 +16,9 @@ from starlette.routing import Route
 
 from ferops import files
 from ferops.models.onnx import OnnxClassifier
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 STATIC = Path(__file__).parent / "static"
 
@@ -47,14 +50,24 @@ def _swagger() -> Path:
     return Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
 
 
+class Whole(FileResponse):
+    """A file that is never given in parts: a `Range` that means nothing would be refused in another form."""
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Send it."""
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
 def _file(path: Path, policy: str) -> Response:
     headers = {
+        "accept-ranges": "none",
         "content-security-policy": policy,
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cache-control": "no-cache",
     }
-    return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=headers)
+    return Whole(path, media_type=mimetypes.guess_type(path.name)[0], headers=headers)
 
 
 async def index(_: Request) -> Response:
