@@ -1,4 +1,4 @@
-"""Flow `monitor` (deployment `monitor/hourly`): judge the champion; start training when the policy says so.
+"""Flow `monitor` (deployment `monitor/hourly`): judge the served model; tell and start what the policy says.
 
 prefect deployment run monitor/hourly     # by a worker
 python flows/monitor.py                   # here and now
@@ -11,14 +11,15 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 
+from ferops.monitoring.acting import Reaction, act
 from ferops.monitoring.verdict import Verdict
+from ferops.settings import Environment
 
 
 @task(retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)
 def judge() -> Verdict:
     """Compare the recent predictions of the model that is served with its reference."""
     from ferops.monitoring.monitor import monitor
-    from ferops.settings import Environment
 
     environment = Environment()
     return monitor(
@@ -26,21 +27,31 @@ def judge() -> Verdict:
     )
 
 
-@task(retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE)
-def start(deployment: str, verdict: Verdict) -> str:
-    """Start a deployment without waiting for it; once a day and champion at most, however often asked."""
-    run: Any = run_deployment(  # in a sync task it is sync; its type says it may be either
-        deployment,
-        timeout=0,
-        idempotency_key=f"drift:{verdict.champion}:{verdict.window.model_version}:{verdict.time[:10]}",
-        tags=["drift"],
-    )
+@task(cache_policy=NO_CACHE)
+def respond(verdict: Verdict) -> Reaction:
+    """Alerts, and the deployment that the policy starts; what fails is tried again with the next verdict."""
+    from ferops.monitoring.channels import configured
+    from ferops.monitoring.monitor import POLICY_FILE
+    from ferops.monitoring.policy import load_policy
+
+    environment, logger = Environment(), get_run_logger()
+    folder = environment.monitoring_dir
+    policy = load_policy(folder / POLICY_FILE)
+    reaction = act(verdict, policy, folder, configured(environment, logger), start)
+    for complaint in reaction.complaints():
+        logger.warning(complaint)
+    return reaction
+
+
+def start(deployment: str, key: str) -> str:
+    """Start a deployment without waiting for it, and give the run's id; Prefect takes one key as one run."""
+    run: Any = run_deployment(deployment, timeout=0, idempotency_key=key, tags=["drift"])
     return str(run.id)
 
 
 @task(cache_policy=NO_CACHE)
-def publish(verdict: Verdict, started: str | None) -> None:
-    """Markdown artifact with the verdict, what moved, and what was started."""
+def publish(verdict: Verdict, reaction: Reaction) -> None:
+    """Markdown artifact with the verdict, what moved, what was told and what was started."""
     lines = [f"# {verdict.verdict}", "", *(f"- {reason}" for reason in verdict.reasons), ""]
     if verdict.synthetic:
         lines += ["Trained on synthetic faces.", ""]
@@ -50,22 +61,22 @@ def publish(verdict: Verdict, started: str | None) -> None:
         for c in verdict.columns
     ]
     lines += ["", f"Report: `{verdict.report}/index.html`"]
-    if started:
-        lines += [f"Started {verdict.action}: flow run `{started}`"]
+    lines += [f"\nTold by {', '.join(names)}: {title}" for title, names in reaction.told.items()]
+    lines += [f"\n{complaint}" for complaint in reaction.complaints()]
+    if reaction.started:
+        lines += [f"\nStarted {verdict.action}: flow run `{reaction.started}`"]
     create_markdown_artifact("\n".join(lines), key="drift", description=f"Verdict of {verdict.time}")
 
 
 @flow(name="monitor", flow_run_name="monitor")
 def monitor() -> Verdict:
-    """One verdict, published, and acted upon as `monitoring/policy.yaml` says."""
+    """One verdict, acted upon as `monitoring/policy.yaml` says, and published."""
     verdict: Any = judge()  # a Verdict; Prefect's types cannot tell a sync call from an async one
     get_run_logger().info("%s: %s", verdict.verdict, "; ".join(verdict.reasons))
-    started: str | None = None
-    try:
-        if verdict.action != "none":
-            started = start(verdict.action, verdict)
-    finally:  # the verdict is worth showing also where the deployment cannot be started
-        publish(verdict, started)
+    reaction: Any = respond(verdict)
+    publish(verdict, reaction)
+    if reaction.not_started:
+        raise RuntimeError(f"{verdict.action} could not be started: {reaction.not_started}")
     return verdict  # type: ignore[no-any-return]
 
 

@@ -323,16 +323,34 @@ def shadow() -> None:
 
 
 @app.command(epilog="Example: ferops monitor || echo 'drift, or too few predictions'")
-def monitor() -> None:
+def monitor(
+    test_alert: Annotated[
+        bool, typer.Option("--test-alert", help="only send a test alert by every channel that is set up")
+    ] = False,
+) -> None:
     """Compare logged predictions with the served model's reference. Exit: 0 healthy, 3 drift, 4 too few."""
-    from ferops.monitoring.monitor import monitor as run_monitor
+    from ferops.monitoring.channels import configured, try_out
     from ferops.settings import Environment
 
     environment = Environment()
+    if test_alert:
+        outcomes = try_out(environment)
+        for name, why in outcomes.items():
+            typer.echo(f"{name:<20} {why or 'sent'}")
+        raise typer.Exit(int(any(outcomes.values())))
+    from ferops.monitoring.acting import act
+    from ferops.monitoring.monitor import POLICY_FILE
+    from ferops.monitoring.monitor import monitor as run_monitor
+    from ferops.monitoring.policy import load_policy
+
     verdict = run_monitor(
         environment.log_dir, environment.registry_dir, environment.release_dir, environment.monitoring_dir
     )
     typer.echo(verdict.sentence())
+    folder = environment.monitoring_dir
+    reaction = act(verdict, load_policy(folder / POLICY_FILE), folder, configured(environment))
+    for complaint in reaction.complaints():
+        typer.echo(complaint, err=True)
     raise typer.Exit(verdict.exit_code)
 
 

@@ -298,6 +298,11 @@ class Environment(BaseSettings):
     checkpoint_dir: Path = Field(Path("checkpoints"), description="where unfinished trainings are kept")
     release_dir: Path = Field(Path("release"), description="model served while there is no champion")
     monitoring_dir: Path = Field(Path("monitoring"), description="policy; reports go to reports/ in it")
+    alert_webhook: SecretStr | None = Field(None, description="address that alerts are posted to as JSON")
+    alert_urls: SecretStr | None = Field(None, description="Apprise addresses of alerts, spaces between them")
+    prefect_api_url: str | None = Field(
+        None, validation_alias="PREFECT_API_URL", description="Prefect's own setting; alerts are events there"
+    )
     log_durability: Literal["process", "disk"] = Field(
         "process", description="what an answered prediction survives: the process's end, or the machine's"
     )

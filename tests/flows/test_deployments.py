@@ -8,10 +8,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-from ferops.monitoring.verdict import Verdict, WindowSummary
+from ferops.monitoring.acting import act
+from ferops.monitoring.channels import configured
+from ferops.monitoring.policy import load_policy
+from ferops.settings import Environment
+from receivers import WebReceiver, listening
 from tiny_pipeline import ORDER, write_tiny_pipeline
+from tiny_verdict import verdict
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.server
@@ -144,54 +150,78 @@ def flow(name):
     return module
 
 
-def verdict(outcome, action):
-    window = WindowSummary(
-        rows=500,
-        compared=500,
-        start=None,
-        end=None,
-        model_version="3",
-        other_versions_ignored=0,
-        unusable=0,
-        torn_lines=0,
-    )
-    return Verdict(
-        verdict=outcome,
-        time="2026-03-01T12:00:00.000Z",
-        action=action,
-        synthetic=True,
-        reasons=("brightness moved: mean 0.500 to 0.300 (6.0 times its threshold)",),
-        window=window,
-        columns=(),
-        embedding=None,
-        quality=None,
-        reference_rows=700,
-        reference_sha256="0" * 64,
-        policy_sha256="0" * 64,
-        champion="fer-classifier",
-        mlflow_run_id=None,
-        report="monitoring/reports/x",
-    )
+@pytest.fixture
+def here(prefect, monkeypatch):
+    """This process as a client of the server."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect["PREFECT_API_URL"])
+    # No logs from this process: it would go on sending them when the server has stopped.
+    settings = {PREFECT_API_URL: prefect["PREFECT_API_URL"], PREFECT_LOGGING_TO_API_ENABLED: False}
+    with temporary_settings(settings):
+        yield
 
 
-def test_drift_starts_training_once_a_day_and_a_healthy_verdict_never(api, prefect, monkeypatch):
+@pytest.fixture
+def monitor(here, tmp_path, monkeypatch):
+    """The flow `monitor`; `monitor.sees` runs it with a verdict instead of a model."""
+    (tmp_path / "policy.yaml").write_text((ROOT / "monitoring/policy.yaml").read_text())
+    monkeypatch.setenv("FEROPS_MONITORING_DIR", str(tmp_path))
+    module = flow("monitor")
+
+    def sees(given):
+        monkeypatch.setattr("ferops.monitoring.monitor.monitor", lambda *paths: given)
+        return module.monitor(return_state=True)
+
+    module.sees = sees
+    return module
+
+
+def last_artifact(api):
+    (found,) = api.post("artifacts/latest/filter", json={"artifacts": {"key": {"any_": ["drift"]}}}).json()
+    return found["data"]
+
+
+def test_drift_that_lasts_starts_training_once_a_day_and_a_healthy_verdict_never(api, monitor):
     def started():
         wanted = {"flow_runs": {"tags": {"all_": ["drift"]}}, "flows": {"name": {"any_": ["train"]}}}
         return api.post("flow_runs/filter", json=wanted).json()
 
-    monitor = flow("monitor")
-    for given, runs in [
-        (verdict("healthy", "none"), 0),
-        (verdict("drift", "none"), 0),
-        (verdict("drift", "train/nightly"), 1),
-        (verdict("drift", "train/nightly"), 1),
-    ]:
-        monkeypatch.setattr("ferops.monitoring.monitor.monitor", lambda *paths, given=given: given)
-        # No logs from this process: it would go on sending them when the server has stopped.
-        here = {PREFECT_API_URL: prefect["PREFECT_API_URL"], PREFECT_LOGGING_TO_API_ENABLED: False}
-        with temporary_settings(here):
-            assert monitor.monitor() == given
+    for hour, (outcome, runs) in enumerate([("healthy", 0), ("drift", 0), ("drift", 1), ("drift", 1)]):
+        columns = ["brightness"] if outcome == "drift" else []
+        assert monitor.sees(verdict(outcome, *columns, hour=hour)).is_completed()
         assert len(started()) == runs
-    (drift,) = api.post("artifacts/latest/filter", json={"artifacts": {"key": {"any_": ["drift"]}}}).json()
-    assert "brightness moved" in drift["data"] and started()[0]["id"] in drift["data"]
-    assert "synthetic faces" in drift["data"]
+        if hour == 2:
+            told = last_artifact(api)
+            assert "- brightness moved" in told and "synthetic faces" in told
+            assert "Told by log, prefect: Drift (brightness)" in told
+            assert f"Started train/nightly: flow run `{started()[0]['id']}`" in told
+
+
+def test_what_cannot_be_started_fails_the_run_and_the_verdict_is_published(api, monitor, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no such deployment")
+
+    monkeypatch.setattr(monitor, "run_deployment", fails)
+    assert monitor.sees(verdict("drift", "contrast", version="v9-99999999")).is_completed()
+    state = monitor.sees(verdict("drift", "contrast", hour=1, version="v9-99999999"))
+    assert state.is_failed() and "no such deployment" in state.message
+    assert "contrast moved" in last_artifact(api) and "no such deployment" in last_artifact(api)
+
+
+def test_prefect_passes_alerts_on_by_the_shipped_automation(here, prefect, tmp_path):
+    with listening(WebReceiver()) as receiver:
+        message = {"subject": "{{subject}}", "body": "{{body}}"}
+        block = CustomWebhookNotificationBlock(name="ops", url=receiver.url, json_data=message).save("ops")
+        shipped = (ROOT / "monitoring/automation.yaml").read_text()
+        file = tmp_path / "automation.yaml"
+        file.write_text(shipped.replace("00000000-0000-0000-0000-000000000000", str(block)))
+        command = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(file)]
+        subprocess.run(command, env=prefect, check=True, capture_output=True)
+        policy = load_policy(ROOT / "monitoring/policy.yaml")
+        for hour, outcome in enumerate(("drift", "drift", "healthy", "healthy")):
+            given = verdict(outcome, *(["noise"] if outcome == "drift" else []), hour=hour)
+            assert not act(given, policy, tmp_path, configured(Environment())).failed
+        wait_for(lambda: receiver.taken[1:], 60)
+    found, over = sorted(receiver.taken, key=lambda taken: taken["subject"])
+    assert found["subject"] == "ferops.drift.detected, v3-0a1b2c3d"
+    assert found["body"].startswith("Drift (noise), fer-classifier v3-0a1b2c3d\nnoise moved: mean 0.500")
+    assert over["body"].startswith("Over: drift, fer-classifier v3-0a1b2c3d")

@@ -1,0 +1,459 @@
+"""One finding is one alert, by every channel, whatever happens to channels and monitors in between."""
+
+import json
+import logging
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from ferops.cli import app
+from ferops.monitoring import channels as rooms
+from ferops.monitoring.acting import STATE_FILE, act
+from ferops.monitoring.alerts import HEADLINES, Alert, Watch, advance
+from ferops.monitoring.channels import Channel, configured
+from ferops.monitoring.policy import Policy, Response, load_policy
+from ferops.settings import Environment
+from receivers import MailReceiver, WebReceiver, listening
+from tiny_verdict import verdict
+
+ROOT = Path(__file__).parents[2]
+
+
+def shipped() -> Policy:
+    return load_policy(ROOT / "monitoring/policy.yaml")
+
+
+class Monitor:
+    """A monitor that is asked hour by hour; `alerts` are what its only channel took."""
+
+    def __init__(self, folder):
+        self.folder, self.policy, self.hour = folder, shipped(), 0.0
+        self.alerts: list[Alert] = []
+        self.starts: list[str] = []
+
+    def sees(self, outcome, *columns, times=1, after=1.0, **about):
+        for _ in range(times):
+            self.hour += after
+            given = verdict(outcome, *columns, hour=self.hour, **about)
+            reaction = act(given, self.policy, self.folder, [self.channel()], self.start)
+        return reaction
+
+    def channel(self):
+        return Channel("list", self.alerts.append)
+
+    def start(self, deployment, key):
+        self.starts.append(f"{deployment} {key}")
+        return "run"
+
+    def told(self):
+        return [(alert.status, *alert.parts) for alert in self.alerts]
+
+
+@pytest.fixture
+def monitor(tmp_path):
+    return Monitor(tmp_path)
+
+
+@pytest.fixture
+def web():
+    with listening(WebReceiver()) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def mail():
+    with listening(MailReceiver()) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """`Environment` with these settings and no others."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+    def settings(**given):
+        for name, value in given.items():
+            monkeypatch.setenv(f"FEROPS_{name.upper()}", value)
+        return Environment()
+
+    return settings
+
+
+# One finding, one alert
+
+
+def test_drift_that_lasts_is_told_once_and_so_is_its_end(monitor):
+    monitor.sees("drift", "brightness", times=30)
+    monitor.sees("healthy", times=30)
+    assert monitor.told() == [("detected", "brightness"), ("recovered", "brightness")]
+    first, last = monitor.alerts
+    assert first.incident == last.incident and first.id != last.id
+    assert (first.since, first.time) == ("2026-03-01T13:00:00.000Z", "2026-03-01T14:00:00.000Z")
+    assert first.title == "Drift (brightness), fer-classifier v3-0a1b2c3d"
+    assert "brightness moved: mean 0.500 to 0.300" in first.body and "synthetic faces" in first.body
+    assert last.title == "Over: drift, fer-classifier v3-0a1b2c3d"
+
+
+def test_a_single_window_is_not_told_and_a_single_quiet_one_is_no_end(monitor):
+    monitor.sees("drift", "brightness")
+    monitor.sees("healthy")
+    assert monitor.told() == []
+    monitor.sees("drift", "brightness", times=2)
+    monitor.sees("healthy")
+    monitor.sees("drift", "brightness", times=5)
+    assert monitor.told() == [("detected", "brightness")]
+
+
+def test_asking_again_at_once_makes_nothing_surer(monitor):
+    monitor.sees("drift", "brightness")
+    monitor.sees("drift", "brightness", times=20, after=0.02)
+    assert monitor.told() == []
+    monitor.sees("drift", "brightness", after=0.98)
+    assert monitor.told() == [("detected", "brightness")]
+
+
+def test_a_schedule_that_is_a_little_early_still_counts_every_hour(monitor):
+    monitor.sees("drift", "brightness", times=2, after=0.99)
+    assert len(monitor.alerts) == 1
+
+
+def test_a_column_that_joins_is_a_new_alert_and_one_that_flickers_is_not(monitor):
+    monitor.sees("drift", "brightness", times=3)
+    monitor.sees("drift", "brightness", "noise")
+    assert len(monitor.alerts) == 1
+    monitor.sees("drift", "brightness", "noise")
+    assert monitor.told()[1:] == [("detected", "brightness", "noise")]
+    assert monitor.alerts[1].new == ("noise",) and "new since the last alert: noise" in monitor.alerts[1].body
+    for _ in range(5):
+        monitor.sees("drift", "brightness", times=2)
+        monitor.sees("drift", "noise", "brightness", times=2)
+    assert len(monitor.alerts) == 2
+
+
+def test_columns_that_take_turns_are_drift_that_lasts(monitor):
+    monitor.sees("drift", "brightness")
+    monitor.sees("drift", "contrast")
+    assert monitor.told() == [("detected", "contrast")]
+
+
+def test_another_model_version_is_another_finding_and_ends_the_one_before(monitor):
+    monitor.sees("drift", "brightness", times=2)
+    monitor.sees("drift", "brightness", times=2, version="v4-11111111")
+    assert [(a.status, a.model_version) for a in monitor.alerts] == [
+        ("detected", "v3-0a1b2c3d"),
+        ("recovered", "v3-0a1b2c3d"),
+        ("detected", "v4-11111111"),
+    ]
+    assert monitor.alerts[1].reasons == ("v4-11111111 is served now, and judged afresh",)
+
+
+def test_what_comes_back_soon_is_silent_and_later_it_is_told(monitor):
+    monitor.sees("drift", "brightness", times=2)
+    for _ in range(4):  # every few hours, all day long
+        monitor.sees("healthy", times=2)
+        monitor.sees("drift", "brightness", times=3)
+    assert monitor.told() == [("detected", "brightness"), ("recovered", "brightness")]
+    monitor.sees("drift", "brightness", times=24)
+    assert monitor.told()[2:] == [("detected", "brightness")]
+
+
+def test_too_few_predictions_are_neither_drift_nor_its_end_and_are_told_after_a_day(monitor):
+    monitor.sees("drift", "brightness", times=2)
+    monitor.sees("too_few", times=23)
+    monitor.sees("drift", "brightness", times=2)
+    assert monitor.told() == [("detected", "brightness")]
+    monitor.sees("too_few", times=60)
+    assert monitor.told()[1:] == [("detected", "predictions")]
+    assert monitor.alerts[1].title == "Too few predictions, fer-classifier v3-0a1b2c3d"
+    monitor.sees("healthy", times=24)
+    assert [alert.title for alert in monitor.alerts[2:]] == [
+        "Over: drift, fer-classifier v3-0a1b2c3d",
+        "Over: too few predictions, fer-classifier v3-0a1b2c3d",
+    ]
+
+
+def test_a_policy_can_keep_quiet(monitor):
+    quiet = monitor.policy.actions.drift.model_copy(update={"alert": False})
+    actions = monitor.policy.actions.model_copy(update={"drift": quiet})
+    monitor.policy = monitor.policy.model_copy(update={"actions": actions})
+    monitor.sees("drift", "brightness", times=5)
+    monitor.sees("healthy", times=5)
+    assert monitor.told() == [] and len(monitor.starts) == 1
+
+
+ANYTHING = st.tuples(
+    st.sampled_from(["healthy", "too_few", "drift"]),
+    st.sets(st.sampled_from(["noise", "label", "entropy"]), min_size=1),
+    st.sampled_from(["v3", "v4"]),
+)
+
+
+@given(st.lists(ANYTHING, max_size=60), st.integers(1, 3), st.integers(0, 12))
+def test_whatever_is_seen_no_part_is_told_twice_in_a_finding_or_in_the_hours_of_silence(
+    seen, windows, silence
+):
+    response = Response(alert=True, start="none", windows=windows, silence_hours=silence)
+    watch, alerts = Watch(), []
+    for hour, (outcome, columns, version) in enumerate(seen):
+        given_ = verdict(outcome, *(columns if outcome == "drift" else ()), hour=hour, version=version)
+        watch, more = advance("drift", watch, given_, response)
+        alerts += more
+    open_incidents: dict[str, set[str]] = {}
+    last: dict[tuple[str, str], datetime] = {}
+    for alert in alerts:
+        now = datetime.fromisoformat(alert.time)
+        if alert.status == "recovered":
+            assert open_incidents.pop(alert.incident) == set(alert.parts)
+            last = {key: then for key, then in last.items() if key[0] == alert.model_version}
+            continue
+        assert len(open_incidents) == (alert.incident in open_incidents)  # one at a time
+        already = open_incidents.setdefault(alert.incident, set())
+        assert alert.new and not already & set(alert.new) and set(alert.new) <= set(alert.parts)
+        for part in alert.new:
+            key = (alert.model_version, part)
+            assert key not in last or (now - last[key]).total_seconds() >= silence * 3600
+        already |= set(alert.parts)
+        last |= {(alert.model_version, part): now for part in alert.parts}
+
+
+# What is started
+
+
+def test_lasting_drift_starts_training_once_a_day(monitor):
+    assert monitor.sees("drift", "brightness").started is None
+    assert monitor.sees("drift", "brightness").started == "run"
+    monitor.sees("drift", "brightness", times=23)
+    assert len(monitor.starts) == 1
+    monitor.sees("drift", "brightness", times=24)
+    assert len(monitor.starts) == 2 and len(set(monitor.starts)) == 2
+    assert len(monitor.alerts) == 1
+
+
+def test_neither_health_nor_too_few_predictions_start_anything(monitor):
+    monitor.sees("healthy", times=3)
+    monitor.sees("too_few", times=30)
+    assert monitor.starts == []
+
+
+def test_a_start_that_failed_is_tried_again_under_the_same_key(monitor):
+    def fails(deployment, key):
+        monitor.starts.append(f"{deployment} {key}")
+        raise RuntimeError("no such deployment")
+
+    works, monitor.start = monitor.start, fails
+    reaction = monitor.sees("drift", "brightness", times=2)
+    assert reaction.not_started == "no such deployment" and "no such deployment" in reaction.complaints()[0]
+    assert monitor.told() == [("detected", "brightness")]
+    monitor.start = works
+    assert monitor.sees("drift", "brightness").started == "run"
+    assert len(monitor.starts) == 2 and len(set(monitor.starts)) == 1  # Prefect takes both for one
+
+
+# Channels that fail, monitors that are killed or run at the same time
+
+
+def finding(folder, channels, hours=2, outcome="drift", since=0):
+    """Let a monitor with these channels see some hours of drift; what it did in the last."""
+    for hour in range(hours):
+        given = verdict(outcome, *(["noise"] if outcome == "drift" else []), hour=since + hour)
+        reaction = act(given, shipped(), folder, channels)
+    return reaction
+
+
+def test_a_channel_that_fails_stops_no_other_and_is_told_next_time_once(tmp_path, environment, web, mail):
+    settings = environment(
+        alert_webhook=web.url, alert_urls=f"mailto://{mail.address}?from=ferops@here.test&to=ops@here.test"
+    )
+    web.status = 500
+    reaction = finding(tmp_path, configured(settings))
+    assert reaction.failed == {"webhook": "the receiver answered HTTP 500"}
+    assert len(mail.mails) == 1 and web.taken == []
+    web.status = 204
+    assert not finding(tmp_path, configured(settings), hours=3, since=2).failed
+    assert len(mail.mails) == 1 and len(web.taken) == 1
+
+
+def test_after_an_outage_alerts_come_in_their_order(tmp_path, environment, web):
+    channels = configured(environment(alert_webhook=web.url))
+    web.status = 503
+    finding(tmp_path, channels)
+    finding(tmp_path, channels, outcome="healthy", since=2)
+    assert (web.offered, web.taken) == (3, [])  # nobody waits for the second where the first is refused
+    web.status = 200
+    finding(tmp_path, channels, hours=1, outcome="healthy", since=4)
+    assert [alert["status"] for alert in web.taken] == ["detected", "recovered"]
+
+
+def test_an_alert_that_is_history_is_not_sent(tmp_path, environment, web):
+    channels = configured(environment(alert_webhook=web.url))
+    web.status = 503
+    finding(tmp_path, channels)
+    finding(tmp_path, channels, outcome="healthy", since=2)
+    web.status = 200
+    finding(tmp_path, channels, hours=1, outcome="healthy", since=100)
+    assert web.taken == []
+
+
+def test_a_finding_at_hand_is_told_to_a_channel_that_was_set_up_later(tmp_path, environment, web):
+    finding(tmp_path, configured(environment()), hours=90)
+    finding(tmp_path, configured(environment(alert_webhook=web.url)), hours=3, since=90)
+    assert [alert["status"] for alert in web.taken] == ["detected"]
+
+
+def test_a_monitor_that_is_killed_while_it_tells_goes_on_with_what_is_left(tmp_path, web, environment):
+    class Killed(BaseException):
+        pass
+
+    def kills(_):
+        raise Killed
+
+    first = configured(environment(alert_webhook=web.url))
+    with pytest.raises(Killed):
+        finding(tmp_path, [*first, Channel("last", kills)])
+    taken = []
+    finding(tmp_path, [*first, Channel("last", taken.append)], hours=1, since=2)
+    assert len(web.taken) == 1
+    assert [alert.id for alert in taken] == [web.taken[0]["id"]]
+
+
+def test_monitors_at_the_same_time_tell_and_start_it_once(tmp_path, web, environment):
+    channels = configured(environment(alert_webhook=web.url))
+    finding(tmp_path, channels, hours=1)
+    started = []
+
+    def one_of_many(_):
+        return act(
+            verdict("drift", "noise", hour=1),
+            shipped(),
+            tmp_path,
+            channels,
+            lambda _, key: started.append(key) or "run",
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one_of_many, range(8)))
+    assert len(web.taken) == 1 and len(started) == 1
+
+
+def test_a_state_that_cannot_be_read_is_set_aside_and_the_finding_told_again(tmp_path, caplog):
+    told = []
+    finding(tmp_path, [Channel("list", told.append)])
+    (tmp_path / STATE_FILE).write_text('{"outbox": [')
+    finding(tmp_path, [Channel("list", told.append)], since=2)
+    assert len(told) == 2
+    assert (tmp_path / "alerts.broken.json").read_text() == '{"outbox": ['
+    assert "cannot be read" in caplog.text
+
+
+def test_what_cannot_be_remembered_is_not_told(tmp_path):
+    (tmp_path / "file").write_text("where a folder should be")
+    told = []
+    reaction = finding(tmp_path / "file", [Channel("list", told.append)])
+    assert told == [] and list(reaction.failed) == ["state"]
+
+
+# The channels, each with a receiver
+
+
+def test_only_what_is_set_up_is_told(environment):
+    assert [channel.name for channel in configured(environment())] == ["log"]
+    settings = environment(alert_webhook="http://here", alert_urls="ntfy://x/y  mailto://h?to=a@b.c")
+    names = [channel.name.split()[0] for channel in configured(settings)]
+    assert names == ["log", "webhook", "ntfy", "mailto"]
+
+
+def test_the_log_has_one_line_for_each_alert(tmp_path, environment, caplog):
+    with caplog.at_level(logging.INFO, "ferops.alerts"):
+        finding(tmp_path, configured(environment()), hours=4)
+        finding(tmp_path, configured(environment()), outcome="healthy", since=4)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert caplog.messages[0].startswith("Drift (noise), fer-classifier v3-0a1b2c3d: noise moved: mean")
+
+
+def test_the_webhook_gets_the_documented_json(tmp_path, environment, web):
+    finding(tmp_path, configured(environment(alert_webhook=f"{web.url}/hooks/abc")))
+    (taken,) = web.taken
+    assert taken.pop("path") == "/hooks/abc"
+    example = (ROOT / "docs/alerts.md").read_text().split("```json")[1].split("```")[0]
+    assert set(taken) == set(json.loads(example))
+    assert (taken["event"], taken["status"], taken["new"]) == ("ferops.drift.detected", "detected", ["noise"])
+    assert taken["text"].splitlines()[0] == "Drift (noise), fer-classifier v3-0a1b2c3d"
+    assert "prediction" not in {key.removesuffix("_id") for key in taken}  # nothing of single people
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("hooks.here.test/s3cret", "unsupported|http"),
+        ("http://127.0.0.1:1/s3cret", "ConnectError"),
+        ("http://here.test:s3cret", "FEROPS_ALERT_WEBHOOK"),
+        ("mailto://s3cret", "did not take|no Apprise address|Errno"),
+        ("nothing://s3cret", "no Apprise address"),
+    ],
+)
+def test_a_wrong_address_is_said_and_never_repeated(tmp_path, environment, caplog, url, says):
+    kind = "alert_urls" if url.startswith(("mailto", "nothing")) else "alert_webhook"
+    reaction = finding(tmp_path, configured(environment(**{kind: url})))
+    (why,) = reaction.failed.values()
+    assert re.search(says, why)
+    told = caplog.text + json.dumps(reaction.complaints()) + (tmp_path / STATE_FILE).read_text()
+    assert "s3cret" not in told
+
+
+def test_a_receiver_that_never_answers_is_given_up_in_time(tmp_path, environment, monkeypatch):
+    monkeypatch.setattr(rooms, "PATIENCE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        reaction = finding(tmp_path, configured(environment(alert_webhook=address)))
+    assert reaction.failed["webhook"].startswith("ReadTimeout")
+
+
+def test_a_mail_arrives_as_text_with_the_reasons(tmp_path, environment, mail):
+    url = f"mailto://{mail.address}?from=ferops@here.test&to=ops@here.test,me@here.test"
+    assert not finding(tmp_path, configured(environment(alert_urls=url))).failed
+    assert sorted(mail.recipients) == ["me@here.test", "ops@here.test"]
+    message = mail.mails[0]
+    assert message["Subject"] == "Drift (noise), fer-classifier v3-0a1b2c3d"
+    assert "ferops@here.test" in message["From"]
+    text = message.get_body(("plain", "html")).get_content()
+    assert "noise moved: mean 0.500 to 0.300 (6.0 times its threshold)" in text
+
+
+def test_a_mail_server_wants_the_password_and_its_refusal_is_told(tmp_path, environment, mail):
+    mail.password = "right"
+    query = "?from=ferops@here.test&to=ops@here.test&mode=insecure"
+    reaction = finding(
+        tmp_path, configured(environment(alert_urls=f"mailto://me:wrong@{mail.address}{query}"))
+    )
+    assert "wrong password" in str(reaction.failed) and mail.mails == []
+    finding(tmp_path, configured(environment(alert_urls=f"mailto://me:right@{mail.address}{query}")), since=2)
+    assert len(mail.mails) == 1
+    assert "right" not in (tmp_path / STATE_FILE).read_text()
+
+
+def test_the_command_tries_every_channel_and_touches_no_state(tmp_path, environment, web, mail):
+    urls = f"mailto://{mail.address}?from=a@here.test&to=b@here.test"
+    environment(alert_webhook=web.url, alert_urls=urls, monitoring_dir=str(tmp_path / "monitoring"))
+    result = CliRunner().invoke(app, ["monitor", "--test-alert"])
+    assert result.exit_code == 0, result.output
+    assert "webhook" in result.output and "mailto" in result.output
+    assert web.taken[0]["text"].startswith("Test alert") and mail.mails[0]["Subject"].startswith("Test alert")
+    assert not (tmp_path / "monitoring").exists()
+    web.status = 404
+    result = CliRunner().invoke(app, ["monitor", "--test-alert"])
+    assert result.exit_code == 1 and "HTTP 404" in result.output
+
+
+def test_every_kind_of_finding_has_a_headline():
+    assert set(HEADLINES) == set(type(shipped().actions).model_fields) - {
+        "windows_apart_hours",
+        "retry_hours",
+    }
