@@ -67,7 +67,7 @@ class Answer:
 
 async def ask(asgi: Callable[..., Any], sent: Sent) -> Answer:
     """Send one request to an ASGI app, as a server would."""
-    begin, chunks = time.perf_counter(), list(sent.chunks)
+    begin, chunks = time.perf_counter(), list(sent.chunks or [b""])
     answered: list[MutableMapping[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -75,6 +75,8 @@ async def ask(asgi: Callable[..., Any], sent: Sent) -> Answer:
         if chunks:
             chunk = chunks.pop(0)
             return {"type": "http.request", "body": chunk, "more_body": bool(chunks) or not sent.complete}
+        if sent.complete:
+            await asyncio.Event().wait()  # the client stays for its answer
         return {"type": "http.disconnect"}
 
     async def send(message: MutableMapping[str, Any]) -> None:
