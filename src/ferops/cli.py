@@ -354,6 +354,55 @@ def monitor(
     raise typer.Exit(verdict.exit_code)
 
 
+@app.command(epilog="Example: ferops compact")
+def compact() -> None:
+    """Turn the log's closed days into Parquet, and delete what is older than the policy says."""
+    from ferops.monitoring.compaction import compact as run_compaction
+    from ferops.monitoring.monitor import POLICY_FILE
+    from ferops.monitoring.policy import load_policy
+    from ferops.settings import Environment
+
+    environment = Environment()
+    policy = load_policy(environment.monitoring_dir / POLICY_FILE)
+    typer.echo(run_compaction(environment.log_dir, policy.log).sentence())
+
+
+@app.command(epilog="Example: ferops trace 0123456789abcdef0123456789abcdef")
+def trace(
+    prediction: Annotated[str, typer.Argument(help="its id, as the service answered it")],
+) -> None:
+    """Show a prediction's way back to model, run, code, parameters and data. Exit: 1 if a link is missing."""
+    from ferops.monitoring.trace import Workspace
+    from ferops.monitoring.trace import trace as run_trace
+    from ferops.settings import Environment
+
+    environment = Environment()
+    workspace = Workspace(
+        environment.log_dir,
+        environment.registry_dir,
+        environment.release_dir,
+        PACKAGES,
+        DATASET,
+        REPORTS,
+        environment.params,
+    )
+    links = run_trace(prediction, workspace)
+    for link in links:
+        typer.echo(link.line())
+    raise typer.Exit(int(any(link.missing for link in links)))
+
+
+@app.command(epilog="Example: ferops forget 0123456789abcdef0123456789abcdef")
+def forget(
+    prediction: Annotated[str, typer.Argument(help="its id, as the service answered it")],
+) -> None:
+    """Erase a prediction, its feedback and what a challenger said of it from the log, for good."""
+    from ferops.monitoring.forgetting import forget as run_forget
+    from ferops.settings import Environment
+
+    typer.echo(run_forget(Environment().log_dir, prediction).sentence())
+
+
 @explain_app.command("batch-leak", epilog="Example: ferops explain batch-leak --model theirs.keras")
 def explain_batch_leak(
     model: Annotated[

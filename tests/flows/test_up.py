@@ -73,7 +73,12 @@ def test_all_start_and_when_one_stops_all_stop(workplace, tmp_path):
         for name, answered in answers.items():
             wait_until(answered, 180, f"{name} does not answer", log, up)
         deployments = httpx.post(f"http://127.0.0.1:{prefect}/api/deployments/filter", json={}).json()
-        assert sorted(deployment["name"] for deployment in deployments) == ["hourly", "nightly"]
+        assert sorted(deployment["name"] for deployment in deployments) == [
+            "daily",
+            "hourly",
+            "nightly",
+            "recipes",
+        ]
 
         groups = dict(re.findall(r"(\w+)\.1 started \(pid=(\d+)\)", log.read_text()))
         assert set(groups) == set(PROCESSES)
