@@ -48,6 +48,24 @@ def data_add(
     )
 
 
+@data_app.command("collect", epilog="Example: ferops data collect && dvc repro validate")
+def data_collect() -> None:
+    """Put kept faces that people named the emotion of into data/collected, under DVC."""
+    from ferops.monitoring.collect import collect
+    from ferops.settings import Environment
+
+    typer.echo(collect(Environment().log_dir, Path.cwd()).sentence())
+
+
+@data_app.command("reject", epilog="Example: ferops data reject 20261122T201500Z")
+def data_reject(batch: Annotated[str, typer.Argument(help="its name in data/collected")]) -> None:
+    """Take a batch that validation stopped out of data/collected; its labels are not collected again."""
+    from ferops.data.collected import reject
+
+    reject(Path.cwd(), batch)
+    typer.echo(f"{batch} is out of data/collected; `dvc repro` goes on without it")
+
+
 @data_app.command("pack", epilog="Example: ferops data pack fer2013.npz")
 def data_pack(path: Annotated[Path, typer.Argument(help="the .npz file to write")]) -> None:
     """Write the dataset as one array file, for a machine with an accelerator (benchmarks/gpu.py)."""

@@ -58,6 +58,21 @@ class SyntheticSettings(Section):
 
 class DataSettings(Section):
     """Where images come from and how they become the Parquet dataset."""
+class CollectedSettings(Section):
+    """Labelled traffic beside the main source; `ferops data collect` writes `path` and `sha256`."""
+
+    path: Path = Field(Path("data/collected"), description="folder of batches, under DVC")
+    sha256: str = Field(description="of the folder: which version of it belongs to these parameters")
+    validation: Fraction = Field(0.1, description="share of its images, chosen by their pixels")
+    test: Fraction = Field(0.2, description="likewise; an image never changes its split")
+
+    @model_validator(mode="after")
+    def _leaves_some_to_train(self) -> "CollectedSettings":
+        if self.validation + self.test > 1:
+            raise ValueError(f"validation {self.validation} and test {self.test} are more than all of it")
+        return self
+
+
 
     source: Literal["synthetic", "fer2013_csv", "fer2013_images", "image_tree"] = "synthetic"
     path: Path = Field(
@@ -67,6 +82,9 @@ class DataSettings(Section):
     synthetic: SyntheticSettings = SyntheticSettings()
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.1, description="share of train cut for validation when the source has none of its own"
+    collected: CollectedSettings | None = Field(
+        None, description="labelled traffic that is learnt and measured too; none without"
+    )
     )
     on_broken_image: Literal["error", "exclude"] = Field(
         "error", description="refuse a dataset with an unreadable image, or leave it out and count it"
@@ -325,6 +343,9 @@ class Environment(BaseSettings):
     runtime: Runtime = Field("auto", description="what computes the model; auto: the best of this machine")
     threads: int = Field(0, ge=0, description="of the runtime for one call; 0: all cores")
 
+    keep_images: bool = Field(
+        False, description="keep each face (grey, 48x48) beside the log: people must have agreed to it"
+    )
 
 def load_settings(path: Path | None = None) -> Settings:
     """Read and check the parameters file (default: `FEROPS_PARAMS`, else `params.yaml`).

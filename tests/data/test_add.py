@@ -1,8 +1,5 @@
 """`ferops data add` with the real DVC: versions come and go with git, and bad input changes nothing."""
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,20 +9,12 @@ from sources.trees import csv_row, csv_rows, tree, write_csv, write_folder, writ
 from ferops.data.add import AddError, add_dataset
 from ferops.data.sources import SourceError
 from ferops.settings import load_settings
-
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+from repositories import PARAMS, commit, dvc, make_repository, run
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A git and DVC repository with this project's parameters."""
-    root = tmp_path / "repository"
-    root.mkdir()
-    shutil.copy(PARAMS, root)
-    _run(root, "git", "init", "-q")
-    _dvc(root, "init", "-q")
-    _commit(root, "start")
-    return root
+    return make_repository(tmp_path / "repository")
 
 
 def test_an_older_commit_brings_the_older_dataset_back(repository: Path, tmp_path: Path) -> None:
@@ -34,17 +23,17 @@ def test_an_older_commit_brings_the_older_dataset_back(repository: Path, tmp_pat
     before = (repository / "params.yaml").read_text()
 
     add_dataset("image_tree", older, repository)
-    first = _commit(repository, "v1")
+    first = commit(repository, "v1")
     add_dataset("image_tree", newer, repository)
-    second = _commit(repository, "v2")
+    second = commit(repository, "v2")
 
     placed = repository / "data/raw/faces.zip"
     assert placed.read_bytes() == newer.read_bytes()
-    for commit, original in ((first, older), (second, newer)):
-        _run(repository, "git", "checkout", "-q", commit)
-        _dvc(repository, "checkout", "-q")
+    for version, original in ((first, older), (second, newer)):
+        run(repository, "git", "checkout", "-q", version)
+        dvc(repository, "checkout", "-q")
         assert placed.read_bytes() == original.read_bytes()
-    assert _run(repository, "git", "status", "--porcelain") == ""
+    assert run(repository, "git", "status", "--porcelain") == ""
 
     settings = load_settings(repository / "params.yaml")
     assert (settings.data.source, settings.data.path) == ("image_tree", Path("data/raw/faces.zip"))
@@ -94,7 +83,7 @@ def test_bad_input_changes_nothing(repository: Path, tmp_path: Path, source: str
     path = write_zip(tmp_path / "faces.zip", {"loose.png": b"no image"})
     with pytest.raises(SourceError, match=message):
         add_dataset(source, path, repository)
-    assert _run(repository, "git", "status", "--porcelain") == ""
+    assert run(repository, "git", "status", "--porcelain") == ""
     assert not (repository / "data").exists()
 
 
@@ -110,7 +99,7 @@ def test_a_broken_first_image_or_an_absent_file_is_named(repository: Path, tmp_p
 def test_when_dvc_refuses_the_older_dataset_stays(repository: Path, tmp_path: Path) -> None:
     rows = csv_rows({"Training": 1, "PublicTest": 1})
     add_dataset("fer2013_csv", write_csv(tmp_path / "fer2013.csv", rows), repository)
-    _commit(repository, "v1")
+    commit(repository, "v1")
     older = (repository / "data/raw/fer2013.csv").read_bytes()
     (repository / "data/raw/fer2013.csv.dvc").write_text("not: [valid")
     with pytest.raises(AddError, match=r"dvc add data/raw/fer2013\.csv"):
@@ -119,7 +108,7 @@ def test_when_dvc_refuses_the_older_dataset_stays(repository: Path, tmp_path: Pa
     assert [p.name for p in (repository / "data/raw").glob("*tmp*")] == []
 
 
-def test_without_dvc_it_says_what_to_run(tmp_path: Path) -> None:
+def test_without_dvc_it_says_what_torun(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "faces.zip", tree({"train": 1, "test": 1}))
     with pytest.raises(AddError, match="dvc init"):
         add_dataset("image_tree", path, tmp_path)
@@ -137,22 +126,3 @@ def test_params_stay_valid_yaml_with_their_nulls(repository: Path, tmp_path: Pat
 def _mkdir(name: str, folder: Path) -> str:
     folder.mkdir()
     return name
-
-
-def _run(root: Path, *command: str) -> str:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org") if command[0] == "git" else ()
-    done = subprocess.run(
-        [command[0], *identity, *command[1:]], cwd=root, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def _dvc(root: Path, *arguments: str) -> None:
-    _run(root, sys.executable, "-m", "dvc", *arguments)
-
-
-def _commit(root: Path, message: str) -> str:
-    _run(root, "git", "add", "-A")
-    _run(root, "git", "commit", "-q", "-m", message)
-    return _run(root, "git", "rev-parse", "HEAD")

@@ -16,8 +16,20 @@ KEYS = st.lists(
         emotion=st.sampled_from(EMOTIONS),
         pixel_hash=st.integers(0, 40).map(str),
         blank=st.just(False),
+        collected=st.just(False),
     ),
     max_size=120,
+)
+COLLECTED = st.lists(
+    st.builds(
+        Key,
+        split=st.sampled_from(["train", "validation", "test"]),
+        emotion=st.sampled_from(EMOTIONS),
+        pixel_hash=st.integers(0, 60).map(str),
+        blank=st.booleans(),
+        collected=st.just(True),
+    ),
+    max_size=40,
 )
 
 
@@ -62,6 +74,18 @@ def test_test_rows_are_never_excluded_and_know_their_copies(keys: list[Key]) -> 
     for key, fate in zip(keys, fates, strict=True):
         if key.split == "test":
             assert fate == Fate("test", key.pixel_hash in in_train, None)
+
+
+@given(KEYS, COLLECTED)
+def test_what_is_collected_moves_nothing_of_the_main_source(keys: list[Key], new: list[Key]) -> None:
+    """Whatever people upload, with whatever label."""
+    data = DataSettings(validation_fraction=0.2)
+    alone, together = settle(keys, data, seed=3), settle([*keys, *new], data, seed=3)
+    assert together[: len(keys)] == alone
+    main = {key.pixel_hash for key in keys}
+    for key, fate in zip(new, together[len(keys) :], strict=True):
+        assert (fate.excluded == "copy_of_main") == (key.pixel_hash in main)
+        assert fate.split == key.split
 
 
 def _held_out(keys: list[Key], seed: int) -> set[str]:

@@ -8,6 +8,7 @@ needs the whole: where validation is cut, which test rows have a copy in train, 
 """
 
 import hashlib
+import itertools
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ import pyarrow.parquet as pq
 
 from ferops import files
 from ferops.data import images
+from ferops.data.collected import COLLECTED, Collected
 from ferops.data.descriptors import describe, is_blank, perceptual_hash, pixel_hash
 from ferops.data.progress import track
-from ferops.data.sources import Record, open_source
+from ferops.data.sources import Source, open_source
 from ferops.data.sources.source import BrokenImageError, EmptyClassError, LayoutError
 from ferops.data.splits import Fate, Key, settle
 from ferops.data.store import SCHEMA, SPLITS, Summary, write_shards
@@ -45,21 +47,26 @@ def ingest(data: DataSettings, seed: int, out: Path) -> Summary:
         SourceError: naming the member or row that cannot be used, or the class that is empty.
     """
     source = open_source(data, seed)
+    every: dict[str, Source] = {data.source: source}
+    if data.collected is not None:
+        every[COLLECTED] = Collected(data.collected)
     keys: list[Key] = []
     broken: list[str] = []
     with files.new_folder(out) as folder:
         staging = folder / "staging"
         staging.mkdir()
-        rows = _described(track(source, len(source), "ingest"), data, keys, broken)
-        write_shards(staging, rows, data.rows_per_shard)
+        rows = (_described(name, each, data, keys, broken) for name, each in every.items())
+        write_shards(staging, itertools.chain.from_iterable(rows), data.rows_per_shard)
         fates = settle(keys, data, seed)
         sha256 = _finish(staging, folder, fates)
         shutil.rmtree(staging)
         used: dict[str, dict[str, int]] = {split: dict.fromkeys(EMOTIONS, 0) for split in SPLITS}
+        by_source: dict[str, dict[str, int]] = {name: dict.fromkeys(SPLITS, 0) for name in every}
         excluded: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
         for key, fate in zip(keys, fates, strict=True):
             if fate.excluded is None:
                 used[fate.split][key.emotion] += 1
+                by_source[COLLECTED if key.collected else data.source][fate.split] += 1
             else:
                 excluded[fate.split][fate.excluded] += 1
         _refuse_empty(used, keys)
@@ -71,18 +78,19 @@ def ingest(data: DataSettings, seed: int, out: Path) -> Summary:
             broken=broken,
             source_sha256=source.sha256(),
             sha256=sha256,
-            notes=[*source.notes, *_notes(keys, fates, broken, data)],
+            notes=[*(n for each in every.values() for n in each.notes), *_notes(keys, fates, broken, data)],
+            sources=by_source if len(every) > 1 else {},
         )
         summary.save(folder)
     return summary
 
 
 def _described(
-    records: Iterator[Record], data: DataSettings, keys: list[Key], broken: list[str]
+    name: str, source: Source, data: DataSettings, keys: list[Key], broken: list[str]
 ) -> Iterator[Mapping[str, Any]]:
     """Rows with all that one image tells; fills `keys` and `broken` on the way."""
     names: set[str] = set()
-    for record in records:
+    for record in track(source, len(source), f"ingest {name}"):
         if record.name in names:
             raise LayoutError(f"{record.name} occurs twice in the source: every image needs its own name")
         names.add(record.name)
@@ -98,10 +106,10 @@ def _described(
             continue
         grey = np.asarray(images.grey(image))
         digest, blank = pixel_hash(grey), is_blank(grey)
-        keys.append(Key(record.split, record.emotion, digest, blank))
+        keys.append(Key(record.split, record.emotion, digest, blank, name == COLLECTED))
         yield {
-            "id": f"{data.source}/{record.name}",
-            "source": data.source,
+            "id": f"{name}/{record.name}",
+            "source": name,
             "source_split": record.source_split,
             "split": record.split or "train",
             "emotion": record.emotion,
@@ -188,8 +196,14 @@ def _notes(
         "blank": "because they are blank",
     }
     notes += [
-        f"{n:,} train or validation images were dropped {sentences[r]}." for r, n in sorted(dropped.items())
+        f"{dropped[reason]:,} train or validation images were dropped {why}."
+        for reason, why in sorted(sentences.items())
+        if dropped[reason]
     ]
+    if dropped["copy_of_main"]:
+        notes.append(
+            f"{dropped['copy_of_main']:,} collected images are in the main source, and were dropped."
+        )
     if broken:
         notes.append(f"{len(broken):,} images could not be read and were left out.")
     return notes

@@ -16,6 +16,7 @@ class Key(NamedTuple):
     emotion: str
     pixel_hash: str
     blank: bool
+    collected: bool = False
 
 
 class Fate(NamedTuple):
@@ -29,17 +30,23 @@ class Fate(NamedTuple):
 def settle(keys: Sequence[Key], data: DataSettings, seed: int) -> list[Fate]:
     """Settle every image's split, and whether training must leave it out.
 
-    Test rows are all kept. Of train and validation, copies of test images and blank images are excluded
-    where the settings say so, and of train also copies of the source's own validation images.
+    The main source comes first: a collected image that it has too is excluded, whatever its split and label,
+    so that no upload can push an image out of the main source. Its test rows are all kept. Of train and
+    validation, copies of test images and blank images are excluded where the settings say so, and of train
+    also copies of the source's own validation images.
     Source train rows (`Key.split` none or train) count for `copy_in_train`.
     """
-    in_test = {key.pixel_hash for key in keys if key.split == "test"}
-    in_validation = {key.pixel_hash for key in keys if key.split == "validation"}
-    in_train = {key.pixel_hash for key in keys if key.split in (None, "train")}
+    in_main = {key.pixel_hash for key in keys if not key.collected}
+    counted = [key for key in keys if not (key.collected and key.pixel_hash in in_main)]
+    in_test = {key.pixel_hash for key in counted if key.split == "test"}
+    in_validation = {key.pixel_hash for key in counted if key.split == "validation"}
+    in_train = {key.pixel_hash for key in counted if key.split in (None, "train")}
 
     excluded: list[str | None] = []
     for key in keys:
-        if key.split == "test":
+        if key.collected and key.pixel_hash in in_main:
+            excluded.append("copy_of_main")
+        elif key.split == "test":
             excluded.append(None)
         elif data.drop_test_copies_from_train and key.pixel_hash in in_test:
             excluded.append("copy_of_test")

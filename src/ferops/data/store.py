@@ -10,7 +10,7 @@ report what the source really held; `frame` and `images` leave them out unless a
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,7 @@ EXCLUSIONS: Mapping[str, str] = {
     "copy_of_test": "the same pixels occur in the test split",
     "copy_of_validation": "the same pixels occur in the source's own validation split",
     "blank": "every pixel has one value",
+    "copy_of_main": "collected, and the main source has the same pixels",
 }
 
 
@@ -75,6 +76,7 @@ class Summary:
         source_sha256: digest of the source file or of the generator's settings.
         sha256: digest of every row, independent of sharding; the dataset's identity in lineage.
         notes: sentences a reader of results should know (where validation came from, what was dropped).
+        sources: used rows per split of each `source`, where there is more than one.
     """
 
     source: str
@@ -85,6 +87,7 @@ class Summary:
     source_sha256: str
     sha256: str
     notes: Sequence[str] = ()
+    sources: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write `summary.json`."""

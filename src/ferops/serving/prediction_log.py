@@ -75,6 +75,10 @@ class PredictionLog:
         """Append what model and challenger said of the same images; False when it could not be written."""
         return self._append("shadow", records)
 
+    def images(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Append the faces of predictions, where they are kept; False when they could not be written."""
+        return self._append("images", records)
+
     def _append(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> bool:
         begin = time.perf_counter()
         lines = b"".join(orjson.dumps(record, option=AS_LINE) for record in records)

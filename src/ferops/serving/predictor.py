@@ -1,5 +1,6 @@
 """Image bytes in, answers out: decode, describe, classify and log, without any web framework."""
 
+import base64
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class Predictor:
         log_required: give no answer that is not in the log.
         shadow: a challenger that sees the same images.
         max_request_pixels: of all images of one request: its work must end in time.
+        keep_images: log each face too, grey and 48x48, for `ferops data collect`.
     """
 
     classifier: OnnxClassifier
@@ -74,6 +76,7 @@ class Predictor:
     log_required: bool = False
     shadow: Shadow | None = None
     max_request_pixels: int = 250_000_000
+    keep_images: bool = False
 
     def predict(self, contents: Sequence[bytes], find_faces: bool = False) -> list[Answer]:
         """Classify encoded images of any size; all of them or none.
@@ -109,6 +112,8 @@ class Predictor:
             return [unlogged if isinstance(each, _Seen) else each for each in looked]
         if self.shadow is not None and records:
             self.shadow.offer(np.stack([face for each in seen for face in each.shadowed]), records)
+        if self.keep_images and records:
+            self.log.images([_kept(*each) for each in zip(records, small, strict=True)])
         rest = iter(records)
         return [
             [self._answer(next(rest), place) for place in each.places] if isinstance(each, _Seen) else each
@@ -183,6 +188,12 @@ class Predictor:
             "synthetic": self.classifier.card.synthetic,
             **place,
         }
+
+
+def _kept(record: dict[str, Any], face: NDArray[np.uint8]) -> dict[str, Any]:
+    """A face as the log keeps it: base64 of its grey pixels, row by row."""
+    image = base64.b64encode(face.tobytes()).decode()
+    return {"id": record["id"], "time": record["time"], "image": image}
 
 
 def _rounded(value: float) -> float:

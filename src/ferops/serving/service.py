@@ -96,6 +96,7 @@ class FerClassifier:
             source.kind,
             environment.log_required,
             shadow,
+            environment.keep_images,
             environment.max_request_pixels,
         )
         start(app, predictor, environment, metrics)
