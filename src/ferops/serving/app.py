@@ -206,7 +206,7 @@ async def refused(request: Request, error: Exception) -> Response:
     headers = {}
     if error.status == 503:
         headers = {"retry-after": str(RETRY_AFTER_S)}
-    elif error.status == 408:  # after any other refusal the rest of the body is thrown away, see connection.py
+    elif error.status == 408:  # after another refusal the rest of the body is taken and thrown away
         headers = {"connection": "close"}
     return _refusal(request, error.status, error.code, str(error), headers, **error.details)
 
