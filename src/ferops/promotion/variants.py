@@ -30,7 +30,7 @@ class Variant(BaseModel):
         fp32_accuracy, fp32_calibration_error: of ONNX Runtime in fp32 on the same images.
         agreement: share of the images with the same label as fp32.
         max_difference: the largest distance of a probability from fp32's.
-        speedup: images/s over fp32's, by images a call, on the machine that judged.
+        speedup: images/s over fp32's, by images a call, on one thread of the machine that judged.
         runtime, machine: what computed.
         rules: every rule with its number, limit and sentence, see `ferops.promotion.rules.Rule`.
         answers: probabilities of the package's recorded images, to know it again at start.

@@ -126,6 +126,7 @@ async def model(request: Request) -> Response:
             "source": predictor.source,
             "synthetic": card.synthetic,
             "runtime": predictor.classifier.runtime,
+            "inference": predictor.classifier.choice and asdict(predictor.classifier.choice),
             "card": asdict(card),
             "shadow": predictor.shadow and predictor.shadow.version,
             "log": {"failed": predictor.log.failed},

@@ -92,6 +92,10 @@ SCHEMAS: Schema = {
             "source": {"enum": ["champion", "release", "package"]},
             "synthetic": {"type": "boolean"},
             "runtime": {"type": "string"},
+            "inference": {
+                "type": ["object", "null"],
+                "description": "asked, runtime, reduced, passed_over (why), evidence of a reduced precision",
+            },
             "card": {"type": "object", "description": "name, parameters, labels, training data, lineage"},
             "shadow": {"type": ["string", "null"], "description": "version of a challenger that looks on"},
             "log": _object({"failed": {"type": "integer", "minimum": 0}}),
