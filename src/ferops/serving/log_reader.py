@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ferops.data.descriptors import DESCRIPTORS
 from ferops.emotions import EMOTIONS
+from ferops.serving.describe import NAMES as DESCRIPTORS
 from ferops.serving.log_days import KINDS, Sources, days, tombstones
 from ferops.serving.prediction_log import Kind
 

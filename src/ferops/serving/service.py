@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import bentoml
 from _bentoml_sdk import Service
+from bentoml.models import BentoModel
 
 from ferops.models.onnx import BrokenPackageError
 from ferops.promotion.champion import NoChampionError
@@ -80,8 +81,6 @@ class FerClassifier:
     """Seven facial expressions: POST /predict, GET /model, POST /feedback; see docs/serving.md."""
 
     if source.bento_tag is not None:
-        from bentoml.models import BentoModel  # a third of the imports, for a champion alone
-
         champion = BentoModel(source.bento_tag)  # so that `bentoml build` takes it along
 
     def __init__(self) -> None:
@@ -96,8 +95,8 @@ class FerClassifier:
             source.kind,
             environment.log_required,
             shadow,
-            environment.keep_images,
             environment.max_request_pixels,
+            environment.keep_images,
         )
         start(app, predictor, environment, metrics)
         bound_connections(environment.timeout_s, lambda code: metrics.refusals.labels(code).inc())
