@@ -110,7 +110,7 @@ def test_the_service_imports_no_training_framework(tmp_path):
     package = write_tiny_package(tmp_path / "package")
     code = (
         "import sys, ferops.serving.service, ferops.serving.trial; "
-        "heavy = {'tensorflow', 'keras', 'mlflow', 'sklearn', 'matplotlib', 'pandas'}; "
+        "heavy = {'tensorflow', 'keras', 'mlflow', 'sklearn', 'matplotlib', 'pandas', 'scipy'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     environment = {**os.environ, "FEROPS_PACKAGE": str(package)}
