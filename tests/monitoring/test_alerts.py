@@ -417,14 +417,15 @@ def test_a_receiver_that_never_answers_is_given_up_in_time(tmp_path, environment
 
 
 def test_a_mail_arrives_as_text_with_the_reasons(tmp_path, environment, mail):
-    url = f"mailto://{mail.address}?from=ferops@here.test&to=ops@here.test,me@here.test"
+    url = f"mailto://{mail.address}?from=ferops@here.test&to=ops@here.test,me@here.test&format=text"
     assert not finding(tmp_path, configured(environment(alert_urls=url))).failed
     assert sorted(mail.recipients) == ["me@here.test", "ops@here.test"]
     message = mail.mails[0]
     assert message["Subject"] == "Drift (noise), fer-classifier v3-0a1b2c3d"
     assert "ferops@here.test" in message["From"]
-    text = message.get_body(("plain", "html")).get_content()
-    assert "noise moved: mean 0.500 to 0.300 (6.0 times its threshold)" in text
+    assert message.get_content_type() == "text/plain"
+    lines = message.get_content().splitlines()
+    assert "noise moved: mean 0.500 to 0.300 (6.0 times its threshold)" in [line.strip() for line in lines]
 
 
 def test_a_mail_server_wants_the_password_and_its_refusal_is_told(tmp_path, environment, mail):
@@ -450,6 +451,21 @@ def test_the_command_tries_every_channel_and_touches_no_state(tmp_path, environm
     web.status = 404
     result = CliRunner().invoke(app, ["monitor", "--test-alert"])
     assert result.exit_code == 1 and "HTTP 404" in result.output
+
+
+def test_the_monitor_on_the_command_line_tells_and_its_exit_code_stays_the_verdicts(
+    tmp_path, environment, web, monkeypatch
+):
+    (tmp_path / "policy.yaml").write_text((ROOT / "monitoring/policy.yaml").read_text())
+    environment(alert_webhook=web.url, monitoring_dir=str(tmp_path))
+    for hour, status in enumerate((200, 500, 200)):
+        web.status = status
+        given = verdict("drift", "noise", hour=hour)
+        monkeypatch.setattr("ferops.monitoring.monitor.monitor", lambda *_, given=given: given)
+        result = CliRunner().invoke(app, ["monitor"])
+        assert result.exit_code == 3 and "drift (synthetic faces)" in result.output
+        assert ("not told by webhook, offered again next time" in result.output) == (status == 500)
+    assert len(web.taken) == 1
 
 
 def test_every_kind_of_finding_has_a_headline():

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from ferops import files
 from ferops.monitoring.alerts import Alert, Kind, Watch, advance, hours
 from ferops.monitoring.channels import Channel, attempt
-from ferops.monitoring.policy import Policy
+from ferops.monitoring.policy import Policy, Response
 from ferops.monitoring.verdict import Record, Verdict
 
 STATE_FILE = "alerts.json"
@@ -140,7 +140,8 @@ def _advanced(state: State, verdict: Verdict, policy: Policy) -> State:
     counted, actions = state.counted, policy.actions
     if counted is None or hours(counted, verdict.time) >= actions.windows_apart_hours:
         counted = verdict.time
-        for kind, response in (("drift", actions.drift), ("too_few", actions.too_few)):
+        responses: dict[Kind, Response] = {"drift": actions.drift, "too_few": actions.too_few}
+        for kind, response in responses.items():
             watches[kind], alerts = advance(kind, watches.get(kind, Watch()), verdict, response)
             outbox += [Pending(alert=alert) for alert in alerts]
     at_hand = {watch.incident(kind) for kind, watch in watches.items() if watch.open}

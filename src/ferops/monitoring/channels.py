@@ -124,8 +124,8 @@ def notifier(url: str) -> Channel:
 
         # What goes wrong Apprise says in its log alone, where it also tells addresses and tokens.
         with _kept_to_itself("apprise"), apprise.LogCapture(level=logging.DEBUG, fmt="%(message)s") as said:
-            target = apprise.Apprise.instantiate(url, asset=apprise.AppriseAsset(app_id="ferops"))
-            if target is None:
+            target = apprise.Apprise(asset=apprise.AppriseAsset(app_id="ferops"))
+            if not target.add(url):
                 raise DeliveryError("no Apprise address; docs/alerts.md has examples for FEROPS_ALERT_URLS")
             urgency = (
                 apprise.NotifyType.SUCCESS if alert.status == "recovered" else apprise.NotifyType.WARNING
