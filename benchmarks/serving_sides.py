@@ -96,8 +96,9 @@ class Side:
 
 
 def ours(models: Path, workers: int, environment: Mapping[str, str]) -> Side:
-    """This service on the package."""
+    """This service on the package; several workers share the cores."""
     python = sys.executable
+    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
     return Side(
         f"ferops, {workers} worker{'s'[: workers > 1]}",
         (
@@ -107,7 +108,12 @@ def ours(models: Path, workers: int, environment: Mapping[str, str]) -> Side:
         "/predict",
         multipart,
         named_rows,
-        {"FEROPS_PACKAGE": str(models / "package"), "FEROPS_WORKERS": str(workers), **environment},
+        {
+            "FEROPS_PACKAGE": str(models / "package"),
+            "FEROPS_WORKERS": str(workers),
+            "FEROPS_THREADS": str(threads),
+            **environment,
+        },
         workers,
     )
 
