@@ -140,9 +140,13 @@ def _slowly(wire: Wire, content: bytes) -> bool:
         if time.monotonic() - begin > 4 * TIMEOUT_S + 5:
             return False
         wire.socket.settimeout(0.1)
-        with suppress(TimeoutError):
+        try:
             if not wire.socket.recv(65_536):
                 return True
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            return True
         wire.socket.settimeout(PATIENCE_S)
     return False
 

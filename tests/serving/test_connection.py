@@ -1,0 +1,79 @@
+"""Connections of clients that are slow, endless or half gone, on real sockets."""
+
+import json
+import threading
+import time
+
+import pytest
+import uvicorn
+
+import fuzz_wire
+from ferops.models.onnx import OnnxClassifier
+from ferops.serving.app import app, start
+from ferops.serving.connection import Bounded, bound_connections
+from ferops.serving.prediction_log import PredictionLog
+from ferops.serving.predictor import Predictor
+from ferops.settings import Environment
+from tiny_package import write_tiny_package
+
+SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory):
+    """The address of the app behind bounded connections, and the codes that they refused with."""
+    before = getattr(app.state, "serving", None)
+    folder = tmp_path_factory.mktemp("connection")
+    classifier = OnnxClassifier(write_tiny_package(folder / "package"))
+    limits = Environment(timeout_s=SECONDS)
+    start(app, Predictor(classifier, "1", PredictionLog(folder / "log"), limits.max_pixels), limits)
+    refused = []
+    config = uvicorn.Config(
+        app,
+        port=0,
+        log_level="error",
+        lifespan="off",
+        http=lambda **given: Bounded(SECONDS, refused.append, **given),
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}", refused
+    server.should_exit = True
+    thread.join()
+    app.state.serving = before
+
+
+@pytest.mark.parametrize("scene", fuzz_wire.SCENES, ids=lambda scene: scene.__name__)
+def test_every_connection_comes_to_a_good_end(bounded, monkeypatch, scene):
+    monkeypatch.setattr(fuzz_wire, "TIMEOUT_S", SECONDS)
+    assert scene(bounded[0]), scene.__doc__
+
+
+def test_refusals_of_a_connection_are_counted_by_code(bounded):
+    url, refused = bounded
+    refused.clear()
+    assert fuzz_wire.other_protocols(url)
+    assert fuzz_wire.endless_head(url)
+    assert set(refused) == {"bad_http", "headers_too_large"}
+
+
+def test_without_a_server_there_is_nothing_to_bound():
+    assert bound_connections(1.0) is False
+
+
+@pytest.mark.server
+def test_the_service_says_what_is_wrong_with_what_is_no_http(server):
+    wire = fuzz_wire.Wire(server.url)
+    wire.send(b"hello\r\n\r\n")
+    said = b""
+    while more := wire.socket.recv(65_536):
+        said += more
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert json.loads(body)["code"] == "bad_http"
+    assert 'ferops_refusals_total{code="bad_http"}' in server.http.get("/metrics").text
