@@ -112,6 +112,7 @@ def burst(
             bodies = service.side.bodies(faces, images)
             found = wrk(service.url, bodies, count, seconds, folder / "load")
             service.watch()
+            service.settle()
             rows.append(
                 {
                     "side": service.side.name,

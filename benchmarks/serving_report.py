@@ -36,8 +36,12 @@ class Goal(NamedTuple):
 def value(
     rows: Sequence[Mapping[str, Any]], side: str, clients: int, what: str = "requests_per_second"
 ) -> float:
-    """Median of the rounds; nan where there is none."""
-    found = [row[what] for row in rows if row["side"] == side and row["clients"] == clients]
+    """Median of the rounds; nan where there is none. A latency is endless where nothing was answered."""
+    found = [
+        float("inf") if what.endswith("_ms") and not row["requests"] else row[what]
+        for row in rows
+        if row["side"] == side and row["clients"] == clients
+    ]
     return float(np.median(found)) if found else float("nan")
 
 

@@ -28,6 +28,9 @@ HERE = Path(__file__).parent
 #: A TensorFlow server on a busy machine.
 START_TIMEOUT_S = 300
 
+#: The most that a service works on after its load has ended.
+SETTLE_S = 60
+
 BOUNDARY = "----ferops-benchmark-7MA4YWxkTrZu0gW"
 
 Faces = NDArray[np.uint8]  # [N, side, side, 3]
@@ -179,6 +182,16 @@ class Running:
     difference: float
     peak: dict[str, float] = field(default_factory=dict)
     single_peak: dict[str, float] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Wait until it works no more on requests whose clients have left: the next service has the cores."""
+        deadline, before = time.monotonic() + SETTLE_S, processor_seconds(self.process.pid)
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            now = processor_seconds(self.process.pid)
+            if now - before < 0.02:  # a fifth of a core
+                return
+            before = now
 
     def watch(self) -> None:
         """Remember the memory of the process tree, and that of its largest process, at their largest."""

@@ -110,6 +110,13 @@ def test_goals_of_speed_are_for_224_pixels_and_a_quick_run_is_no_result(result):
     assert "no result" in serving_report.goals_met(other)
 
 
+def test_a_service_that_answers_nothing_in_a_burst_is_not_the_quickest(result):
+    result["single"].append({**burst(MLFLOW, 32, 0.0, p50=0.0, p99=0.0), "requests": 0})
+    result["single"].append(burst(OURS, 32, 600.0, p99=50.0))
+    result["single"].append(burst(BENTO, 32, 200.0, p99=150.0))
+    assert missed(result) == []
+
+
 def test_table_and_plot_show_every_side(result, tmp_path):
     said = serving_report.table(result)
     assert all(side in said for side in result["sides"])
