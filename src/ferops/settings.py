@@ -255,7 +255,7 @@ class VariantSettings(Section):
     max_accuracy_loss: Fraction = Field(0.003, description="accuracy of fp32 minus its own, test split")
     max_calibration_loss: Fraction = Field(0.003, description="its calibration error minus that of fp32")
     min_agreement: Fraction = Field(0.97, description="share of labels that are those of fp32")
-    min_speedup: float = Field(1.1, gt=0, description="images/s over fp32, of one image and of eight")
+    min_speedup: float = Field(1.1, gt=0, description="images/s over fp32, eight images a call")
 
 
 class GateSettings(Section):

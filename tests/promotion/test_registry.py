@@ -11,6 +11,8 @@ from ferops.models.onnx import BrokenPackageError, OnnxClassifier
 from ferops.promotion import registry
 from ferops.promotion.champion import Champion, NoChampionError, load_champion
 from ferops.promotion.registry import RegistryError, StaleDecisionError
+from ferops.promotion.variants import Variants, load_variants
+from reduced_precision import write_verdict
 from registry_line import Killed, aliases, killed_after, versions
 from tiny_package import tiny_onnx
 
@@ -49,6 +51,27 @@ def test_the_registered_model_answers_through_mlflow(line):
         OnnxClassifier(line.champion().folder()).predict(images).probabilities,
         atol=1e-6,
     )
+
+
+def test_a_verdict_on_reduced_precision_lies_beside_the_champion_and_is_no_part_of_it(line):
+    package = line.train(seed=0)
+    verdicts = write_verdict(line.folder / "variants", package)
+    line.decide()
+    line.promote()
+    champion = line.champion()
+    assert load_variants(champion.folder()) == verdicts
+    again = line.promote()
+    assert (again.changed, line.champion()) == (False, champion)
+
+    later = write_verdict(line.folder / "variants", package, accuracy=0.67)
+    line.promote()
+    assert load_variants(champion.folder()) == later
+
+    write_verdict(line.folder / "variants", package, model_sha256="0" * 64)
+    line.promote()
+    assert load_variants(champion.folder()) == later
+    line.train_and_promote(seed=1)
+    assert load_variants(line.champion().folder()) == Variants()
 
 
 def test_promoting_the_same_package_again_changes_nothing(line):

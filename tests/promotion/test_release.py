@@ -18,7 +18,7 @@ from ferops import files
 from ferops.evaluation.contamination import Contamination
 from ferops.evaluation.evaluate import Result
 from ferops.evaluation.metrics import measure
-from ferops.models import patt_lite
+from ferops.models import patt_lite, runtimes
 from ferops.models.classifier import Card, TrainingData
 from ferops.models.onnx import OnnxClassifier, Recorded
 from ferops.monitoring.policy import load_policy
@@ -29,7 +29,10 @@ from ferops.promotion.decision import CandidateVerdict, Decision
 from ferops.promotion.package import package
 from ferops.promotion.release import NoReleaseError, Release, load_release, served_model
 from ferops.promotion.rules import TITLES, Rule
+from ferops.promotion.variants import load_variants
+from ferops.serving.runtime import open_checked
 from ferops.settings import load_settings
+from reduced_precision import Rounded, write_verdict
 from tiny_release import write_tiny_release
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +163,22 @@ def test_the_release_answers_exactly_as_the_package_that_the_gate_judged(templat
     assert small.self_check() < 1e-6
     assert released.package_sha256 == files.sha256(template / "package")
     assert released.label == f"release-{released.package_sha256[:8]}"
+
+
+def test_a_verdict_on_reduced_precision_is_restated_for_the_small_file(template, tmp_path, monkeypatch):
+    monkeypatch.setitem(runtimes.RUNTIMES, "openvino-bf16", Rounded)
+    with_verdict = replace(outcomes(template), variants=tmp_path / "variants")
+    write_verdict(tmp_path / "variants", template / "package")
+    released = build_release(with_verdict, tmp_path / "release")
+    (variant,) = load_variants(released.path).judged.values()
+    assert variant.model_sha256 == files.sha256(released.path / "model.onnx")
+    assert variant.accuracy == 0.66
+    assert released.damaged() == []
+    assert open_checked(released.path, "openvino-bf16").choice.runtime == "openvino-bf16"
+
+    write_verdict(tmp_path / "variants", template / "package", model_sha256="0" * 64)
+    released = build_release(with_verdict, tmp_path / "release")
+    assert load_variants(released.path).not_judged == {"openvino-bf16": "the verdict is on another package"}
 
 
 def test_its_keras_weights_are_the_trained_ones_in_every_bit(template, released):

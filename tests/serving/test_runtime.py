@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from ferops import files
 from ferops.models import runtimes
-from ferops.models.onnx import BrokenPackageError, OnnxClassifier, Recorded
-from ferops.promotion.variants import Variant, Variants
+from ferops.models.onnx import BrokenPackageError, OnnxClassifier
 from ferops.serving.app import app, start
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from ferops.serving.runtime import open_checked
 from ferops.serving.source import find_source
 from ferops.settings import Environment
-from reduced_precision import Coarse, Confused, Rounded
+from reduced_precision import Coarse, Confused, Rounded, write_verdict
 from tiny_package import tiny_onnx, write_tiny_package
 
 NAME = "openvino-bf16"
@@ -37,28 +35,7 @@ def package(tmp_path):
 
 
 def verdict(package, **changes):
-    """As `ferops variants` leaves it beside the model."""
-    answers = Rounded(package).predict(Recorded.load(package).images).probabilities
-    content = {
-        "passed": True,
-        "model_sha256": files.sha256(package / "model.onnx"),
-        "dataset_sha256": "d" * 64,
-        "synthetic": True,
-        "rows": 100,
-        "accuracy": 0.66,
-        "fp32_accuracy": 0.65,
-        "calibration_error": 0.05,
-        "fp32_calibration_error": 0.06,
-        "agreement": 0.98,
-        "max_difference": 0.01,
-        "speedup": {"1": 1.4},
-        "runtime": "rounded",
-        "machine": "a CPU",
-        "decided_at": "2026-02-28T00:00:00+00:00",
-        "rules": [{"rule": "agreement", "passed": True, "sentence": "98 % of the labels are those of fp32."}],
-        "answers": answers.tolist(),
-    }
-    Variants(judged={NAME: Variant(**{**content, **changes})}).save(package)
+    write_verdict(package, package, **changes)
 
 
 def test_without_a_verdict_fp32_answers(package):

@@ -37,8 +37,8 @@ from ferops.settings import Settings
 #: Images of one call whose time is compared: what one client asks for, and what the service puts together.
 TIMED_BATCHES = (1, 8)
 
-#: Calls of each side in turn, after the first few, and seconds after which fewer have to do.
-TIMED_CALLS, WARM_UP_CALLS, TIME_BUDGET = 60, 5, 20.0
+#: Turns of each side, the first uncounted, calls of one turn, and seconds after which fewer have to do.
+TURNS, CALLS, TIME_BUDGET = 8, 10, 20.0
 
 
 class Trial(Protocol):
@@ -159,15 +159,15 @@ class _Judge:
             f"{limits.min_agreement:.2%} must be.",
         )
         yield self._invariance()
-        slowest = min(found.speedup.values())
+        full = found.speedup[str(max(TIMED_BATCHES))]
         speeds = ", ".join(f"{ratio:.2f} at {images}" for images, ratio in found.speedup.items())
         yield _rule(
             "speed",
-            slowest >= limits.min_speedup,
-            slowest,
+            full >= limits.min_speedup,
+            full,
             limits.min_speedup,
-            f"Speed over {self.reference.runtime}, on one thread: {speeds} images a call; at least "
-            f"{limits.min_speedup:g} is worth other answers.",
+            f"Speed over {self.reference.runtime}, on one thread: {speeds} images a call; of many "
+            f"images, at least {limits.min_speedup:g} is worth other answers.",
         )
 
     def _invariance(self) -> Rule:
@@ -238,13 +238,14 @@ def speedup(variant: OnnxClassifier, reference: OnnxClassifier, images: Images) 
         batch = np.resize(images, (count, *images.shape[1:]))
         best: dict[OnnxClassifier, float] = {variant: np.inf, reference: np.inf}
         deadline = time.perf_counter() + TIME_BUDGET / len(TIMED_BATCHES)
-        for call in range(WARM_UP_CALLS + TIMED_CALLS):
+        for turn in range(TURNS + 1):
             for side in best:
-                started = time.perf_counter()
-                side.predict(batch, batch_size=count)
-                if call >= WARM_UP_CALLS:
-                    best[side] = min(best[side], time.perf_counter() - started)
-            if call > WARM_UP_CALLS and time.perf_counter() > deadline:
+                for _ in range(CALLS):
+                    started = time.perf_counter()
+                    side.predict(batch, batch_size=count)
+                    if turn:
+                        best[side] = min(best[side], time.perf_counter() - started)
+            if turn and time.perf_counter() > deadline:
                 break
         ratios[count] = best[reference] / best[variant]
     return ratios
