@@ -22,7 +22,7 @@ WORKER_MB = 400.0
 #: The image size of the goals of speed: with a smaller one HTTP, decoding and the log are the limit.
 GOAL_SIZE = 224
 
-COLOURS = ("#2a6f97", "#01497c", "#c1666b", "#d4b483", "#48a9a6", "#8a817c", "#735d78")
+COLOURS = ("#2a6f97", "#89c2d9", "#c1666b", "#d4b483", "#48a9a6", "#8a817c", "#735d78")
 
 
 class Goal(NamedTuple):
@@ -192,7 +192,8 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
             title=f"PAtt-Lite at {result['image_size']} pixels, {result['runtime']}", ylabel="requests/s"
         )
         left.set_ylim(bottom=0)
-        right.set(title="99th percentile of the latency", ylabel="ms", yscale="log")
+        right.set(ylabel="ms", yscale="log")
+        right.set_title("99th percentile of the latency", fontsize=10)
         for axis in (left, right):
             axis.set(xlabel="clients that ask without pause", xscale="log")
             axis.set_xticks(clients, [str(c) for c in clients], minor=False)
