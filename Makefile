@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test bench serve up lock clean
+.PHONY: help run test audit bench serve up lock clean
 help:      ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -15,6 +15,9 @@ run: $(VENV)/ready          ## from nothing to a promoted champion: the whole pi
 
 test: $(VENV)/ready-dev     ## lint, types, import layers, every test
 	ruff check . && ruff format --check . && mypy && lint-imports && pytest -n 2 --dist loadfile
+
+audit: $(VENV)/ready-dev    ## look the pinned dependencies up among the known vulnerabilities
+	python .ci/audit.py
 
 bench: $(VENV)/ready        ## the benchmarks in short, on synthetic faces: minutes; docs/benchmarks.md has the long ones
 	python benchmarks/training.py --quick
