@@ -210,6 +210,12 @@ def test_who_reads_meanwhile_sees_every_record_once(two_days):
     assert seen == [expected] * 8
 
 
+def test_a_file_that_goes_while_a_day_is_looked_at_hides_no_other(two_days, monkeypatch):
+    day, glob = lines_of(two_days.log)[0].parent, Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / "a-gone.jsonl", *glob(self, pattern)])
+    assert len(log_days.Sources.of(day).lines) == 2
+
+
 # Retention, and that it is all of the log
 
 

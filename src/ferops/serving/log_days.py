@@ -13,7 +13,7 @@ loses nor doubles any. `ferops.monitoring.compaction` writes what is read here.
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -91,10 +91,8 @@ class Sources:
         while True:
             sizes = {}
             for path in sorted(folder.glob("*.jsonl")):
-                try:
+                with suppress(FileNotFoundError):  # it was compacted meanwhile
                     sizes[path.name] = path.stat().st_size
-                except FileNotFoundError:
-                    break
             after = Manifest.load(folder)
             if after == manifest:  # else files that were listed may be compacted and gone by now
                 break
