@@ -125,6 +125,14 @@ def test_a_schedule_that_is_a_little_early_still_counts_every_hour(monitor):
     assert len(monitor.alerts) == 1
 
 
+def test_a_clock_that_was_ahead_silences_nothing(monitor):
+    monitor.hour = 1000.0
+    monitor.sees("healthy")
+    monitor.hour = 0.0
+    monitor.sees("drift", "brightness", times=2)
+    assert monitor.told() == [("detected", "brightness")]
+
+
 def test_a_column_that_joins_is_a_new_alert_and_one_that_flickers_is_not(monitor):
     monitor.sees("drift", "brightness", times=3)
     monitor.sees("drift", "brightness", "noise")

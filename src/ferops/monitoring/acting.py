@@ -138,7 +138,8 @@ def _save(state: State, folder: Path) -> None:
 def _advanced(state: State, verdict: Verdict, policy: Policy) -> State:
     watches, outbox = dict(state.watches), list(state.outbox)
     counted, actions = state.counted, policy.actions
-    if counted is None or hours(counted, verdict.time) >= actions.windows_apart_hours:
+    # Both ways: after a clock that was ahead, windows must not be passed over until its time has come.
+    if counted is None or abs(hours(counted, verdict.time)) >= actions.windows_apart_hours:
         counted = verdict.time
         responses: dict[Kind, Response] = {"drift": actions.drift, "too_few": actions.too_few}
         for kind, response in responses.items():
