@@ -96,9 +96,11 @@ class _Judge:
         self.labels = labels_of(expected)[own]
         self.fp32, self.reduced = probabilities_of(expected)[own], probabilities_of(self.answered)[own]
         # On one thread each: threads that wait for each other measure what else the machine does.
-        sides = [RUNTIMES[which](variant.folder, threads=1) for which in (name, REFERENCE)]
-        images = self._faces(np.arange(min(max(TIMED_BATCHES), len(self.answered))))
-        self.speedup = speedup(*sides, images)
+        self.speedup = speedup(
+            RUNTIMES[name](variant.folder, threads=1),
+            RUNTIMES[REFERENCE](variant.folder, threads=1),
+            self._faces(np.arange(min(max(TIMED_BATCHES), len(self.answered)))),
+        )
 
     def verdict(self) -> Variant:
         rules = [*self._measured()]
