@@ -20,6 +20,10 @@ import numpy as np
 #: Told to wrk for each connection; an answer that takes longer is an error.
 TIMEOUT_S = 60
 
+#: A connection that was idle so long is opened anew: servers close them (uvicorn after 5 s), and a request
+#: that crosses with that is nobody's error.
+KEPT_S = 2.0
+
 SCRIPT = """\
 local requests, turn = {}, 0
 function init(args)
@@ -185,10 +189,13 @@ class _Connection:
 
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port
+        self._used = 0.0
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> int:
         """Send and read one answer to its end; gives its status."""
+        if time.perf_counter() - self._used > KEPT_S:
+            self.close()
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
@@ -200,6 +207,7 @@ class _Connection:
                 length = int(line[15:])
             last |= line == b"connection: close"
         await reader.readexactly(length)
+        self._used = time.perf_counter()
         if last:
             self.close()
         return status

@@ -9,16 +9,20 @@ is what a model trained at that size would cost.
 
 import argparse
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from ferops import files
 from ferops.models import patt_lite
-from ferops.models.classifier import Card
-from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier, Recorded
+from ferops.models.classifier import Card, Images
+from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier, Recorded, RuntimeUnavailableError
+from ferops.models.runtimes import RUNTIMES
 from ferops.promotion.package import export_onnx
+from ferops.promotion.variants import VARIANTS_FILE, Variants, load_variants
 
 #: Files of a package folder that this service reads.
 PACKAGE_FILES = (MODEL_FILE, CARD_FILE, "recorded.npz")
@@ -30,7 +34,7 @@ def write_package(package: Path, image_size: int | None, out: Path) -> keras.Mod
     model = keras.saving.load_model(package / "model.keras", compile=False)
     out.mkdir(parents=True)
     if image_size in (None, card.details["image_size"]):
-        for name in (*PACKAGE_FILES, "runtimes.json"):
+        for name in (*PACKAGE_FILES, VARIANTS_FILE):
             if (package / name).is_file():
                 shutil.copy(package / name, out)
         return model
@@ -43,7 +47,23 @@ def write_package(package: Path, image_size: int | None, out: Path) -> keras.Mod
     replace(card, details=details).save(out / CARD_FILE)
     images = Recorded.load(package).images
     Recorded(images, OnnxClassifier(out).predict(images).probabilities).save(out)
+    take_verdicts(package, out, images)
     return sized
+
+
+def take_verdicts(package: Path, out: Path, images: Images) -> None:
+    """Let the model of another size be computed in the precisions that passed for the package's own.
+
+    For speed alone: nobody has judged what they do to this model, and nobody is to be served with it.
+    """
+    digest, judged = files.sha256(out / MODEL_FILE), {}
+    for name, variant in load_variants(package).judged.items():
+        if variant.passed:
+            with suppress(RuntimeUnavailableError):  # this machine has other arithmetic
+                answers = RUNTIMES[name](out).predict(images).probabilities
+                changed = {"model_sha256": digest, "answers": tuple(map(tuple, answers.tolist()))}
+                judged[name] = variant.model_copy(update=changed)
+    Variants(judged=judged).save(out)
 
 
 def write_mlflow(model: keras.Model, package: Path, out: Path) -> None:

@@ -15,10 +15,14 @@ from starlette.requests import Request
 
 import serving_inprocess
 import serving_load
+import serving_models
 import serving_report
 import serving_sides
 import soak
+from ferops import files
 from ferops.emotions import EMOTIONS
+from ferops.models.onnx import Recorded
+from ferops.promotion.variants import Variants, load_variants
 from ferops.serving.uploads import read_images
 from serving_load import Bodies, Tally
 from tiny_package import write_tiny_package
@@ -224,3 +228,28 @@ def test_memory_is_that_of_all_processes():
     found = serving_sides.memory(os.getpid())
     assert 20 < found["worker_mb"] <= found["rss_mb"]
     assert found["pss_mb"] <= found["rss_mb"]
+
+
+def test_verdicts_on_reduced_precision_are_taken_over_for_another_size(tmp_path):
+    package, other = (write_tiny_package(tmp_path / name, seed) for seed, name in enumerate(("a", "b")))
+    verdict = dict.fromkeys(("dataset_sha256", "runtime", "machine", "decided_at"), "x") | dict.fromkeys(
+        ("accuracy", "fp32_accuracy", "calibration_error", "fp32_calibration_error", "agreement"), 0.9
+    )
+    verdict |= {
+        "synthetic": True,
+        "rows": 9,
+        "max_difference": 0.0,
+        "speedup": {},
+        "rules": [],
+        "answers": [],
+    }
+    judged = {
+        name: {**verdict, "passed": name == "onnxruntime", "model_sha256": "of the package"}
+        for name in ("onnxruntime", "openvino")
+    }
+    Variants.model_validate({"judged": judged}).save(package)
+    images = Recorded.load(other).images
+    serving_models.take_verdicts(package, other, images)
+    (taken,) = load_variants(other).judged.values()
+    assert taken.model_sha256 == files.sha256(other / "model.onnx")
+    np.testing.assert_allclose(taken.answers, Recorded.load(other).probabilities, atol=1e-5)
