@@ -3,9 +3,9 @@
     python benchmarks/bento.py [--keep folder]
 
 What `bentoml containerize` does, without a container: the new environment has nothing but what the Bento
-itself names, and a package index to take it from (the one of pip's settings, not the one that BentoML
-writes into the Bento). Asked are the pages, the description, the metrics, a face, and a photograph with one to
-find. Exits with 1 at the first answer that is not as it must be.
+itself names. Where pip takes that from its own settings say, not the index that BentoML writes into the
+Bento. Asked are the pages, the description, the metrics, a face, and a photograph with one to find. Exits
+with 1 at the first answer that is not as it must be.
 """
 
 import argparse
