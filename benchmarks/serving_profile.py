@@ -165,12 +165,13 @@ def scope(length: int) -> dict[str, Any]:
 def draw(profiles: dict[str, dict[str, float]], path: Path) -> None:
     """One bar for each kind of request, cut into its steps, per image."""
     figure, axis = plt.subplots(figsize=(10, 1.2 + 0.9 * len(profiles)), layout="constrained")
+    longest = max(sum(steps.get(step, 0.0) for step in STEPS) for steps in profiles.values())
     for row, steps in enumerate(profiles.values()):
         left = 0.0
         for step, colour in STEPS.items():
             width = steps.get(step, 0.0)
             axis.barh(row, width, left=left, color=colour, label=step if row == 0 else None, height=0.6)
-            if width > 0.04 * sum(steps.get(each, 0) for each in STEPS):
+            if width > 0.03 * longest:  # else there is no room
                 axis.text(left + width / 2, row, f"{width:.0f}", ha="center", va="center", fontsize=8)
             left += width
     axis.set_yticks(range(len(profiles)), list(profiles))

@@ -109,7 +109,7 @@ def draw(tally: Tally, watched: list[tuple[float, float]], seconds: float, path:
     upper.legend(ncols=3)
     times, sizes = np.array(watched).T
     lower.plot(times / 60, sizes, color="#2a6f97")
-    lower.set(xlabel="minutes", ylabel="memory of all processes, MB", ylim=(0, None))
+    lower.set(xlabel="minutes", ylabel="memory of all processes, MB", ylim=(0, 1.25 * max(sizes)))
     for axis in (upper, lower):
         axis.axvspan(0, WARM_UP * seconds / 60, color="black", alpha=0.06)
         axis.grid(alpha=0.3)
