@@ -42,7 +42,7 @@ STEPS = {
     "descriptors": "#48a9a6",
     "log": "#735d78",
     "JSON": "#b392ac",
-    "framework, thread and back": "#bfc0c0",
+    "the rest: framework, thread, records": "#bfc0c0",
 }
 
 
@@ -132,7 +132,7 @@ async def profile(bodies: list[bytes], requests: int) -> dict[str, list[float]]:
                 for step, seconds in watches.seconds.items():
                     found[step].append(seconds * 1e6)
                 rest = total - sum(watches.seconds.values())
-                found["framework, thread and back"].append(rest * 1e6)
+                found["the rest: framework, thread, records"].append(rest * 1e6)
                 found["total"].append(total * 1e6)
     if set(answered) != {200}:
         raise SystemExit(f"the app answered {set(answered)}")
@@ -220,11 +220,11 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     files.write_json(arguments.out / "profile.json", profiles)
     draw(profiles, arguments.out / "profile.png")
-    print(f"{'microseconds an image, median':<32}" + "".join(f"{label:>14}" for label in profiles))
+    print(f"{'microseconds an image, median':<36}" + "".join(f"{label:>14}" for label in profiles))
     for step in STEPS:
-        print(f"{step:<32}" + "".join(f"{steps.get(step, 0.0):>14.1f}" for steps in profiles.values()))
+        print(f"{step:<36}" + "".join(f"{steps.get(step, 0.0):>14.1f}" for steps in profiles.values()))
     sums = [sum(steps.get(step, 0.0) for step in STEPS) for steps in profiles.values()]
-    print(f"{'together':<32}" + "".join(f"{each:>14.1f}" for each in sums))
+    print(f"{'together':<36}" + "".join(f"{each:>14.1f}" for each in sums))
 
 
 def _label(images: int) -> str:
