@@ -31,12 +31,14 @@ def planted_dataset(
     train: int = 70,
     copies: int = 14,
     near_copies: int = 0,
+    collected: int = 0,
     synthetic: bool = False,
     source: str = "planted",
     seed: int = 0,
 ) -> Dataset:
     """Classes take turns; `copies` of the test rows are marked as copies of images in the source's train, and
-    the perceptual hashes of `near_copies` of them are one bit from a train image's."""
+    the perceptual hashes of `near_copies` of them are one bit from a train image's. The last `collected` of
+    them are labelled traffic."""
     generator = np.random.default_rng(seed)
     perceptual = [int(word) for word in generator.integers(2**63, size=max(train, test))]
     rows: list[dict[str, Any]] = []
@@ -55,7 +57,7 @@ def planted_dataset(
             rows.append(
                 {
                     "id": f"planted/{split}/{number:05d}",
-                    "source": "planted",
+                    "source": "collected" if split == "test" and number >= test - collected else "planted",
                     "source_split": split,
                     "split": split,
                     "emotion": EMOTIONS[label],

@@ -285,6 +285,9 @@ class Settings(Section):
 
     data: DataSettings = DataSettings()
     validation: ValidationSettings = ValidationSettings()
+    max_loss_by_source: Fraction = Field(
+        0.02, description="of the metric against the champion, on the test rows of any one source"
+    )
     train: TrainSettings = TrainSettings()
     recipes: Mapping[str, Recipe]
     vit: VitSettings = VitSettings()

@@ -56,6 +56,21 @@ def test_results_are_given_with_and_without_copies_and_say_that_faces_are_synthe
     assert any("synthetic faces" in note for note in result.notes)
 
 
+def test_each_source_of_test_images_is_measured_alone(
+    tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    two = planted_dataset(tmp_path / "two", collected=70, synthetic=True)
+    settings = SETTINGS.model_copy(update={"views": ()})
+    found = evaluate(FakeClassifier(), two, settings, 0, tmp_path / "evaluation", tmp_path / "m.json")
+    assert {name: metrics.rows for name, metrics in found.by_source.items()} == {
+        "planted": 126,
+        "collected": 70,
+    }
+    shown = json.loads((tmp_path / "m.json").read_text())["by_source"]
+    assert shown["collected"]["macro_f1"] == found.by_source["collected"].macro_f1
+
+
 def test_averages_over_views_stand_beside_the_single_prediction(result: Result) -> None:
     assert set(result.views) == {"flipped", "ten_crop"}
     # The planted faces carry their answer in one corner, which a mirror moves: only the single view reads it.

@@ -14,12 +14,13 @@ from ferops import files
 from ferops.data import images as pixels
 from ferops.data.store import Dataset
 from ferops.evaluation.evaluate import evaluate, not_evaluated
+from ferops.evaluation.paired import Comparison
 from ferops.models.classifier import Predictions, TrainingData
 from ferops.models.onnx import OnnxClassifier
 from ferops.promotion.champion import Champion, NoChampionError
 from ferops.promotion.decision import Decision
 from ferops.promotion.gate import decide
-from ferops.promotion.rules import EXPENSIVE, TITLES, Rule
+from ferops.promotion.rules import EXPENSIVE, TITLES, Rule, old_distribution
 from ferops.settings import EvaluationSettings, GateSettings
 from tiny_package import write_tiny_package
 
@@ -194,6 +195,68 @@ def test_a_champion_of_another_dataset_is_said_to_be_favoured(line: Line, same: 
     files.write_json(champion.folder() / "evaluation.json", {"dataset_sha256": digest})
     sentence = rule(line.gate(champion), "patt_lite", "improvement").sentence
     assert ("another dataset" in sentence) is not same
+
+
+@pytest.fixture(scope="module")
+def two_sources(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """210 test rows of the main source and 70 of labelled traffic."""
+    folder = tmp_path_factory.mktemp("gate") / "two"
+    return planted_dataset(folder, test=280, collected=70, synthetic=True, seed=1)
+
+
+def test_a_candidate_that_lost_what_the_champion_knew_is_refused(
+    two_sources: Dataset, tmp_path: Path
+) -> None:
+    line = Line(two_sources, tmp_path)
+    line.candidate("patt_lite", skill=0.6, confidence=0.6)
+    decision = line.gate(line.champion(skill=0.9))
+    found = rule(decision, "patt_lite", "old_distribution")
+    assert found.passed is False
+    assert "planted (" in found.sentence and "collected (70 rows)" in found.sentence
+    assert "more of the old images" in (found.advice or "")
+
+
+def test_a_candidate_that_is_better_on_every_source_passes(two_sources: Dataset, tmp_path: Path) -> None:
+    line = Line(two_sources, tmp_path)
+    line.candidate("patt_lite", skill=0.9, confidence=0.9)
+    decision = line.gate(line.champion(skill=0.6))
+    assert decision.decision == "promote"
+    assert rule(decision, "patt_lite", "old_distribution").passed
+
+
+def a_comparison(difference: float, low: float, high: float, rows: int = 1000) -> Comparison:
+    return Comparison(
+        metric="macro_f1",
+        rows=rows,
+        candidate=0.6 + difference,
+        champion=0.6,
+        difference=difference,
+        interval=(low, high),
+        only_candidate_right=0,
+        only_champion_right=0,
+        p_value=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "passed"),
+    [
+        (a_comparison(-0.05, -0.07, -0.03), False),
+        (a_comparison(-0.01, -0.015, -0.005), True),  # a loss, but an allowed one
+        (a_comparison(-0.05, -0.15, 0.05, rows=40), True),  # may be chance
+    ],
+)
+def test_better_on_new_faces_is_no_excuse_for_worse_on_old_ones(old: Comparison, passed: bool) -> None:
+    new = a_comparison(+0.3, 0.2, 0.4)
+    found = old_distribution({"fer2013": old, "collected": new}, "patt_lite version 3", GateSettings())
+    assert found.passed is passed
+    assert found.number == old.difference
+
+
+def test_one_source_alone_has_nothing_older_to_lose(line: Line) -> None:
+    line.candidate("patt_lite", skill=0.9, confidence=0.9)
+    found = rule(line.gate(line.champion(skill=0.6)), "patt_lite", "old_distribution")
+    assert found.passed and "one source" in found.sentence
 
 
 def test_a_required_improvement_is_held_against_the_lower_bound(line: Line) -> None:

@@ -55,6 +55,7 @@ class Result(BaseModel):
         rows: test rows as used.
         official: metrics on the whole test split.
         without_copies: metrics without the rows that have a copy in the source's own training split.
+        by_source: the second for each source's rows alone, where the test split has more than one.
         views: the same two for averages over several views of each image; what is served predicts once.
         mlflow_run_id: the run that holds these results.
         notes: sentences that belong with the numbers.
@@ -70,6 +71,7 @@ class Result(BaseModel):
     rows: int
     official: Metrics | None = None
     without_copies: Metrics | None = None
+    by_source: Mapping[str, Metrics] = {}
     views: Mapping[str, Measured] = {}
     batch_invariance: BatchInvariance | None = None
     contamination: Contamination
@@ -161,6 +163,14 @@ def evaluate(
         )
 
     single = measured(probabilities)
+    sources = dataset.frame("test", ["source"])["source"].to_numpy(str)
+    several = np.unique(sources[fresh]) if len(np.unique(sources)) > 1 else []
+    by_source = {
+        str(name): measure(
+            labels[fresh & (sources == name)], probabilities[fresh & (sources == name)], **options
+        )
+        for name in several
+    }
     notes = list(_notes(card.synthetic, dataset))
     views: dict[str, Measured] = {}
     if card.parameters <= batch_invariance.LARGE_MODEL:
@@ -192,6 +202,7 @@ def evaluate(
             rows=len(frame),
             official=single.official,
             without_copies=single.without_copies,
+            by_source=by_source,
             views=views,
             batch_invariance=batch_invariance.summarise(answers, labels[chosen], settings.batch_size),
             contamination=contamination.measure(card, dataset, model_folder),
@@ -247,6 +258,7 @@ def metrics_of(result: Result) -> dict[str, Any]:
             "synthetic": True,
             "official": set(HEADLINES),
             "without_copies": set(HEADLINES),
+            "by_source": {source: set(HEADLINES) for source in result.by_source},
             "batch_invariance": {"max_difference"},
             "contamination": {"known", "share"},
         },
@@ -297,6 +309,9 @@ def _log(result: Result, out: Path) -> None:
                 value = getattr(metrics, name)[emotion]
                 if value is not None:
                     logged[f"{rows}/{name}/{emotion}"] = value
+    for source, found in result.by_source.items():
+        for name in ("rows", "accuracy", "macro_f1", "balanced_accuracy"):
+            logged[f"test_without_copies/{source}/{name}"] = getattr(found, name)
     for name, view in result.views.items():
         logged[f"test/{name}/accuracy"] = view.official.accuracy
         logged[f"test_without_copies/{name}/accuracy"] = view.without_copies.accuracy

@@ -28,7 +28,7 @@ from ferops.data import images as pixels
 from ferops.data.store import Dataset
 from ferops.evaluation import batch_invariance
 from ferops.evaluation.evaluate import EvaluationError, Result, load_predictions
-from ferops.evaluation.paired import compare
+from ferops.evaluation.paired import Comparison, compare
 from ferops.evaluation.predictions import encoded_images, labels_of, predict_split, probabilities_of
 from ferops.models.classifier import Classifier
 from ferops.models.onnx import MODEL_FILE, OnnxClassifier
@@ -232,6 +232,7 @@ class _Gate:
         """Each rule alone: one that cannot be measured fails and does not stop the others."""
         measurements: Mapping[str, Callable[[], Rule]] = {
             "improvement": lambda: self._improvement(offline),
+            "old_distribution": lambda: self._old_distribution(offline),
             "package_agreement": lambda: self._agreement(package, offline),
             "batch_invariance_package": lambda: self._invariance(package, offline),
             "latency": lambda: self._latency(package),
@@ -250,15 +251,33 @@ class _Gate:
             theirs = self._champion_predictions
         except Exception as error:  # whatever is wrong with the old package, the gate must still decide
             return rules.champion_unreadable(self._called, str(error), self.settings)
-        comparison = compare(
-            offline[~offline["copy_in_train"]],
+        comparison = self._compare(offline, theirs)
+        return rules.improvement(comparison, self._called, self.settings, self._champion_is_older)
+
+    def _old_distribution(self, offline: pd.DataFrame) -> Rule:
+        if self.champion is None:
+            return rules.nothing_to_lose(self.settings)
+        sources = self.dataset.frame("test", ["id", "source"]).set_index("id")["source"]
+        if sources.nunique() < 2:
+            return rules.no_other_source(self.settings)
+        theirs = self._champion_predictions
+        comparisons = {
+            str(source): self._compare(rows, theirs[theirs["id"].isin(rows["id"])])
+            for source, rows in offline.groupby(offline["id"].map(sources))
+            if not rows["copy_in_train"].all()
+        }
+        return rules.old_distribution(comparisons, self._called, self.settings)
+
+    def _compare(self, ours: pd.DataFrame, theirs: pd.DataFrame) -> Comparison:
+        """On rows without copies in train."""
+        return compare(
+            ours[~ours["copy_in_train"]],
             theirs[~theirs["copy_in_train"]],
             self.settings.metric,
             samples=self.evaluation.bootstrap_samples,
             level=self.evaluation.confidence_level,
             seed=self.seed,
         )
-        return rules.improvement(comparison, self._called, self.settings, self._champion_is_older)
 
     def _agreement(self, package: Path, offline: pd.DataFrame) -> Rule:
         packaged = self._predict(package)

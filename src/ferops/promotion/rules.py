@@ -50,6 +50,7 @@ CHEAP: Mapping[str, str] = {
 }
 EXPENSIVE: Mapping[str, str] = {
     "improvement": "Better than the champion",
+    "old_distribution": "Nothing lost on any source",
     "package_agreement": "Package answers like the trained model",
     "batch_invariance_package": "Batch invariance, package",
     "latency": "Latency",
@@ -66,6 +67,7 @@ BOUNDS: Mapping[str, tuple[str, str]] = {
     "batch_invariance": ("≤", ""),
     "size": ("≤", "MB"),
     "improvement": (">", ""),
+    "old_distribution": ("≥", ""),
     "package_agreement": ("≤", ""),
     "batch_invariance_package": ("≤", ""),
     "latency": ("≤", "ms"),
@@ -86,6 +88,8 @@ ADVICE: Mapping[str, str] = {
     "size": "Train a smaller model, or raise gate.max_size_mb if the service can afford it.",
     "improvement": "Nothing is broken: the champion stays. Try another recipe, or more data; a larger test "
     "split makes smaller improvements visible.",
+    "old_distribution": "What was known is forgotten for what is new: keep more of the old images in train, "
+    "or fewer of the new; raise gate.max_loss_by_source if the loss is accepted.",
     "package_agreement": "The export to ONNX changed the model: run `dvc repro --force package`, and if it "
     "stays, compare the two models layer by layer.",
     "batch_invariance_package": "The export to ONNX ties the images of a batch together: look for layers "
@@ -230,6 +234,51 @@ def no_champion(settings: GateSettings) -> Rule:
     """Without a champion there is nothing to be better than."""
     sentence = "There is no champion yet, so there is nothing to be better than."
     return _rule("improvement", True, None, settings.min_improvement, sentence)
+
+
+def old_distribution(comparisons: Mapping[str, Comparison], champion: str, settings: GateSettings) -> Rule:
+    """On no source's test rows may the candidate be worse than the champion by more than the policy allows.
+
+    A loss counts when it is larger than allowed and its paired interval lies below zero: a source with few
+    rows must not refuse a candidate by chance.
+
+    Args:
+        comparisons: by source, of the answers to its test rows.
+        champion: as a reader knows it.
+        settings: the limit.
+    """
+    allowed = settings.max_loss_by_source
+    lost = {name for name, c in comparisons.items() if c.difference < -allowed and c.interval[1] < 0}
+    worst = min(lost or comparisons, key=lambda name: comparisons[name].difference)
+    each = "; ".join(
+        f"{name} ({c.rows} rows) {c.difference:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
+        for name, c in comparisons.items()
+    )
+    return _rule(
+        "old_distribution",
+        not lost,
+        comparisons[worst].difference,
+        -allowed,
+        f"{settings.metric} against champion {champion}, source by source: {each}. No source may lose more "
+        f"than {allowed:g}, unless the interval says that it may be chance.",
+    )
+
+
+def no_other_source(settings: GateSettings) -> Rule:
+    """With one source of test images, `improvement` has compared them all."""
+    return _rule(
+        "old_distribution",
+        True,
+        None,
+        -settings.max_loss_by_source,
+        "All test rows are of one source: nothing older can be lost.",
+    )
+
+
+def nothing_to_lose(settings: GateSettings) -> Rule:
+    """Without a champion nothing was learnt before."""
+    sentence = "There is no champion yet, so there is nothing to lose."
+    return _rule("old_distribution", True, None, -settings.max_loss_by_source, sentence)
 
 
 def real_faces(synthetic: bool, champion_is_real: bool) -> Rule:
