@@ -34,6 +34,8 @@ Finding = Literal[
     "redundant_copies",
     "cross_split_copies",
     "conflicting_labels",
+    "wrong_labels",
+    "repeated_images",
 ]
 
 
@@ -111,8 +113,25 @@ class ValidationSettings(Section):
     max_conflicting_groups: Fraction = Field(
         0.005, description="groups of copies with different labels, over all rows"
     )
+    min_label_agreement: Fraction = Field(
+        0.2, description="of the main source's labels with a plain classifier, mean recall; guessing: 1/7"
+    )
+    max_wrong_labels: Fraction = Field(0.1, description="of a source or batch: lower bound of the share")
+    max_wrong_labels_of_emotion: Fraction = Field(0.2, description="likewise, of the rows of one label")
+    max_repeated_image: Fraction = Field(
+        0.05, description="near copies of one image in a source or batch, beyond the first"
+    )
     blocking: tuple[Finding, ...] = Field(
-        ("schema", "label_set", "image_size", "image_mode", "class_balance", "cross_split_copies"),
+        (
+            "schema",
+            "label_set",
+            "image_size",
+            "image_mode",
+            "class_balance",
+            "cross_split_copies",
+            "wrong_labels",
+            "repeated_images",
+        ),
         description="findings that stop the pipeline; the others are reported as warnings",
     )
 

@@ -37,7 +37,7 @@ def frame(rows: list[dict[str, object]]) -> pd.DataFrame:
     table = pd.DataFrame(
         rows, columns=["pixel_hash", "split", "source_split", "emotion", "excluded", "blank"]
     )
-    return table.assign(width=48, height=48, mode="L").astype({"blank": bool})
+    return table.assign(source="main", width=48, height=48, mode="L").astype({"blank": bool})
 
 
 @from_examples

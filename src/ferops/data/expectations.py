@@ -10,11 +10,15 @@ names the findings that stop the pipeline. Three tables are checked:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
 
+from ferops.data.collected import COLLECTED
+from ferops.data.images import FACE_SIDE
 from ferops.data.store import EXCLUSIONS, SCHEMA, SPLITS
+from ferops.data.wrong_labels import WrongLabels
 from ferops.emotions import EMOTIONS
 from ferops.settings import Finding, ValidationSettings
 
@@ -22,6 +26,7 @@ from ferops.settings import Finding, ValidationSettings
 FILLED: tuple[str, ...] = tuple(f.name for f in SCHEMA if not f.nullable and f.name != "image")
 ROW_COLUMNS: tuple[str, ...] = (*FILLED, "excluded")
 
+REJECT = "A batch of collected labels is taken out by `ferops data reject`."
 REINGEST = "The Parquet files were not written by this version of `ferops ingest`: run `dvc repro -f ingest`."
 
 
@@ -108,6 +113,10 @@ def row_checks(settings: ValidationSettings) -> list[Check]:
             expectation=gxe.ExpectColumnValuesToBeInSet(column="mode", value_set=list(settings.image_modes)),
         ),
     ]
+    # Collected faces have one size, whatever the main source's.
+    which: dict[str, Any] = {}
+    if side != FACE_SIDE:
+        which = {"row_condition": f'source!="{COLLECTED}"', "condition_parser": "pandas"}
     for axis in ("width", "height"):
         checks.append(
             Check(
@@ -117,7 +126,9 @@ def row_checks(settings: ValidationSettings) -> list[Check]:
                 limit=0,
                 remedy="Remove the images that do not belong, or set `validation.image_side` to the side "
                 "that this dataset has: a model resizes them either way.",
-                expectation=gxe.ExpectColumnValuesToBeBetween(column=axis, min_value=side, max_value=side),
+                expectation=gxe.ExpectColumnValuesToBeBetween(
+                    column=axis, min_value=side, max_value=side, **which
+                ),
             )
         )
     for column in FILLED:
@@ -138,6 +149,8 @@ def set_checks(
     settings: ValidationSettings,
     found: Mapping[str, int | float],
     balance: Mapping[str, Mapping[str, int]],
+    labels: WrongLabels,
+    repeated: str,
 ) -> list[Check]:
     """For the `findings` table: what the images must meet together.
 
@@ -145,6 +158,8 @@ def set_checks(
         settings: the limits.
         found: `ferops.data.findings.measure`, for the numbers in the text.
         balance: `ferops.data.findings.used_class_rows`, likewise.
+        labels: `ferops.data.wrong_labels.measure`, likewise.
+        repeated: where `ferops.data.findings.repeated_image` found most.
     """
     checks = [
         Check(
@@ -218,6 +233,57 @@ def set_checks(
             f"{found['conflicting_groups']:,} images in {found['conflicting_rows']:,} rows",
         )
     )
+    checks.append(
+        _at_most(
+            "repeated_image_fraction",
+            "repeated_images",
+            f"near copies of one image are at most {settings.max_repeated_image:.1%} of a split or batch",
+            settings.max_repeated_image,
+            f"Somebody sends one image again and again, or a camera stands still. {REJECT}",
+            repeated,
+        )
+    )
+    return [*checks, *_label_checks(settings, labels)]
+
+
+def _label_checks(settings: ValidationSettings, labels: WrongLabels) -> list[Check]:
+    learnt = f"a plain classifier gives {labels.agreement:.1%} of the train labels, mean over emotions"
+    checks = [
+        Check(
+            name="label_agreement_fraction",
+            finding="wrong_labels",
+            title="the main source's labels have to do with its images: a plain classifier may well give "
+            f"{settings.min_label_agreement:.0%} of them",
+            limit=settings.min_label_agreement,
+            remedy="Look at images of each emotion: the labels seem shuffled. If the task is so hard, lower "
+            "`validation.min_label_agreement`.",
+            expectation=gxe.ExpectColumnMinToBeBetween(
+                column="label_agreement_fraction", min_value=settings.min_label_agreement
+            ),
+            detail=labels.reason or learnt,
+        )
+    ]
+    for name, emotion, limit, of in (
+        ("wrong_labels_fraction", False, settings.max_wrong_labels, "a source or batch"),
+        (
+            "wrong_labels_of_emotion_fraction",
+            True,
+            settings.max_wrong_labels_of_emotion,
+            "one emotion in a source or batch",
+        ),
+    ):
+        worst = labels.worst(emotion)
+        checks.append(
+            _at_most(
+                name,
+                "wrong_labels",
+                f"at most {limit:.0%} of the labels of {of} are surely wrong",
+                limit,
+                f"Look at its images. {REJECT} Where they are right and only unlike the main source's, raise "
+                "the limit.",
+                labels.reason or (worst.sentence() if worst else "nothing to judge"),
+            )
+        )
     return checks
 
 

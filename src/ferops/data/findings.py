@@ -16,11 +16,14 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
+from ferops.data.collected import COLLECTED
+from ferops.data.near_copies import most_near_copies
 from ferops.data.store import SCHEMA, SPLITS
 from ferops.emotions import EMOTIONS
 
 #: Columns that `measure` reads; the rest of the dataset may stay on disk.
 COLUMNS: tuple[str, ...] = (
+    "source",
     "source_split",
     "split",
     "emotion",
@@ -28,11 +31,15 @@ COLUMNS: tuple[str, ...] = (
     "height",
     "mode",
     "pixel_hash",
+    "perceptual_hash",
     "blank",
     "excluded",
 )
 
 ABSENT = "absent"
+
+#: Of a split or batch, before its images are asked whether one of them is repeated.
+LEAST_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,28 @@ def share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
+def repeated_image(rows: pd.DataFrame) -> tuple[float, str]:
+    """Largest share that near copies of one image, beyond the first, have of a source's split or batch.
+
+    Returns:
+        The share, and a sentence on where it is. Fewer than `LEAST_ROWS` rows are no crowd.
+    """
+    worst, where = 0.0, f"no part has {LEAST_ROWS} rows"
+    for (source, part), held in rows.groupby(["source", "source_split"]):
+        if len(held) >= LEAST_ROWS:
+            repeated = most_near_copies(held["perceptual_hash"]) - 1
+            if not worst or repeated / len(held) > worst:
+                worst = repeated / len(held)
+                where = f"{repeated:,} of {len(held):,} images of {source} {part} repeat one"
+    return worst, where
+
+
+def parts(rows: pd.DataFrame) -> pd.Series:
+    """The source's own split of each row; the batches of collected labels are one part."""
+    named: pd.Series = rows["source_split"].where(rows["source"] != COLLECTED, COLLECTED)
+    return named
+
+
 def measure(rows: pd.DataFrame) -> dict[str, int | float]:
     """The findings as flat numbers; what follows a dot is a split, the source's own or ours.
 
@@ -165,7 +194,7 @@ def measure(rows: pd.DataFrame) -> dict[str, int | float]:
         "conflicting_rows": conflicts.rows,
         "conflicting_fraction": share(conflicts.groups, len(rows)),
     }
-    for name, part in rows.groupby("source_split", sort=True):
+    for name, part in rows.groupby(parts(rows), sort=True):
         found[f"rows.{name}"] = len(part)
         found[f"blank_images.{name}"] = int(part["blank"].sum())
         found[f"redundant_copies.{name}"] = copies(part).redundant

@@ -17,6 +17,9 @@ MAX_BITS = 4
 #: Rows of `of` compared at once with one block of `among`: 512 x 8192 words of 8 bytes are 34 MB.
 OF_BLOCK, AMONG_BLOCK = 512, 8192
 
+#: Images for which `most_near_copies` looks for near copies.
+OF_SAMPLE = 1024
+
 
 def has_near_copy(of: Iterable[str], among: Iterable[str], max_bits: int = MAX_BITS) -> NDArray[np.bool_]:
     """For each perceptual hash in `of`, whether one in `among` is within `max_bits` bits.
@@ -44,6 +47,29 @@ def has_near_copy(of: Iterable[str], among: Iterable[str], max_bits: int = MAX_B
             distance = np.bitwise_count(wanted[rows, None] ^ block)
             found[rows] = (distance <= max_bits).any(axis=1)
     return found
+
+
+def most_near_copies(hashes: Iterable[str], max_bits: int = MAX_BITS) -> int:
+    """How many of the images, of a sample of `OF_SAMPLE` at least, are near copies of the one that has most.
+
+    Returns:
+        That number, the image itself included; 0 of none. What makes up a share of the images that matters
+        is in the sample.
+    """
+    words = _words(hashes)
+    if len(words) == 0:
+        return 0
+    chosen = np.random.default_rng(0).permutation(words)[:OF_SAMPLE]
+    most = 0
+    for first in range(0, len(chosen), OF_BLOCK):
+        count = np.zeros(len(chosen[first : first + OF_BLOCK]), np.int64)
+        for start in range(0, len(words), AMONG_BLOCK):
+            distance = np.bitwise_count(
+                chosen[first : first + OF_BLOCK, None] ^ words[None, start : start + AMONG_BLOCK]
+            )
+            count += (distance <= max_bits).sum(axis=1)
+        most = max(most, int(count.max()))
+    return most
 
 
 def _words(hashes: Iterable[str]) -> NDArray[np.uint64]:

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from ferops import files
-from ferops.data import findings, front_page
+from ferops.data import findings, front_page, wrong_labels
 from ferops.data.data_docs import DataDocs
 from ferops.data.expectations import ROW_COLUMNS, Check, row_checks, schema_checks, set_checks
 from ferops.data.store import Dataset, Summary
@@ -87,10 +87,12 @@ def validate(
         classes: dict[str, dict[str, int]] = {}
         if readable:
             rows = dataset.frame(columns=ROW_COLUMNS, include_excluded=True)
-            found = findings.measure(rows)
+            labels = wrong_labels.measure(dataset)
+            repeated, where = findings.repeated_image(rows)
+            found = {**findings.measure(rows), **labels.numbers(), "repeated_image_fraction": repeated}
             outcomes += _run(docs, "images", rows, row_checks(settings), blocking)
-            classes = findings.class_rows(rows, "source_split")
-            checks = set_checks(settings, found, findings.used_class_rows(rows))
+            classes = findings.class_rows(rows.assign(part=findings.parts(rows)), "part")
+            checks = set_checks(settings, found, findings.used_class_rows(rows), labels, where)
             outcomes += _run(docs, "findings", pd.DataFrame([found]), checks, blocking)
         pages = docs.build()
         (site / page.name).write_text(front_page.render(dataset.summary, outcomes, found, classes, pages))
