@@ -58,8 +58,6 @@ class SyntheticSettings(Section):
     noise: Fraction = Field(0.5, description="how hard: 0 clean faces, 1 hardly readable ones")
 
 
-class DataSettings(Section):
-    """Where images come from and how they become the Parquet dataset."""
 class CollectedSettings(Section):
     """Labelled traffic beside the main source; `ferops data collect` writes `path` and `sha256`."""
 
@@ -75,6 +73,8 @@ class CollectedSettings(Section):
         return self
 
 
+class DataSettings(Section):
+    """Where images come from and how they become the Parquet dataset."""
 
     source: Literal["synthetic", "fer2013_csv", "fer2013_images", "image_tree"] = "synthetic"
     path: Path = Field(
@@ -82,11 +82,11 @@ class CollectedSettings(Section):
         description="file or folder of the source; the synthetic generator is its own source",
     )
     synthetic: SyntheticSettings = SyntheticSettings()
-    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.1, description="share of train cut for validation when the source has none of its own"
     collected: CollectedSettings | None = Field(
         None, description="labelled traffic that is learnt and measured too; none without"
     )
+    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.1, description="share of train cut for validation when the source has none of its own"
     )
     on_broken_image: Literal["error", "exclude"] = Field(
         "error", description="refuse a dataset with an unreadable image, or leave it out and count it"
@@ -285,6 +285,9 @@ class GateSettings(Section):
     min_improvement: float = Field(
         0.0, description="lower bound of the paired interval of candidate minus champion must exceed it"
     )
+    max_loss_by_source: Fraction = Field(
+        0.02, description="of the metric against the champion, on the test rows of any one source"
+    )
     min_recall: Fraction = Field(0.1, description="floor of every class")
     max_calibration_error: Fraction = Field(0.2, description="expected calibration error")
     max_latency_ms: float = Field(100.0, gt=0, description="median, one image, packaged model, this machine")
@@ -304,9 +307,6 @@ class Settings(Section):
 
     data: DataSettings = DataSettings()
     validation: ValidationSettings = ValidationSettings()
-    max_loss_by_source: Fraction = Field(
-        0.02, description="of the metric against the champion, on the test rows of any one source"
-    )
     train: TrainSettings = TrainSettings()
     recipes: Mapping[str, Recipe]
     vit: VitSettings = VitSettings()
@@ -346,6 +346,9 @@ class Environment(BaseSettings):
     log_durability: Literal["process", "disk"] = Field(
         "process", description="what an answered prediction survives: the process's end, or the machine's"
     )
+    keep_images: bool = Field(
+        False, description="keep each face (grey, 48x48) beside the log: people must have agreed to it"
+    )
     log_required: bool = Field(False, description="answer 503 rather than without a line in the log")
     max_upload_mb: float = Field(8.0, gt=0, description="one uploaded image, 10^6 bytes")
     max_request_mb: float = Field(64.0, gt=0, description="one request, 10^6 bytes")
@@ -365,9 +368,6 @@ class Environment(BaseSettings):
     runtime: Runtime = Field("auto", description="what computes the model; auto: the best of this machine")
     threads: int = Field(0, ge=0, description="of the runtime for one call; 0: all cores")
 
-    keep_images: bool = Field(
-        False, description="keep each face (grey, 48x48) beside the log: people must have agreed to it"
-    )
 
 def load_settings(path: Path | None = None) -> Settings:
     """Read and check the parameters file (default: `FEROPS_PARAMS`, else `params.yaml`).
