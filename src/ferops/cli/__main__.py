@@ -1,0 +1,5 @@
+"""`python -m ferops.cli`, as `ferops`."""
+
+from ferops.cli import main
+
+main()

@@ -1,0 +1,112 @@
+"""What is served: how it does, where an answer came from, and what is to be forgotten."""
+
+from typing import Annotated
+
+import typer
+
+from ferops.cli.app import DATASET, PACKAGES, REPORTS, app
+
+
+@app.command(epilog="Example: FEROPS_SHADOW=packages/patt_lite bentoml serve, and later: ferops shadow")
+def shadow() -> None:
+    """Say how far challengers agreed with the models that answered, by class."""
+    from ferops.serving.shadow import read_agreements
+    from ferops.settings import Environment
+
+    log_dir = Environment().log_dir
+    agreements = read_agreements(log_dir)
+    if not agreements:
+        typer.echo(f"no challenger was compared in {log_dir}: start the service with FEROPS_SHADOW")
+    typer.echo("\n\n".join(agreement.table() for agreement in agreements))
+
+
+@app.command(epilog="Example: ferops monitor || echo 'drift, or too few predictions'")
+def monitor(
+    test_alert: Annotated[
+        bool, typer.Option("--test-alert", help="only send a test alert by every channel that is set up")
+    ] = False,
+) -> None:
+    """Compare logged predictions with the served model's reference. Exit: 0 healthy, 3 drift, 4 too few."""
+    from ferops.monitoring.channels import configured, try_out
+    from ferops.settings import Environment
+
+    environment = Environment()
+    if test_alert:
+        outcomes = try_out(environment)
+        for name, why in outcomes.items():
+            typer.echo(f"{name:<20} {why or 'sent'}")
+        raise typer.Exit(int(any(outcomes.values())))
+    from ferops.monitoring.acting import act
+    from ferops.monitoring.monitor import POLICY_FILE
+    from ferops.monitoring.monitor import monitor as run_monitor
+    from ferops.monitoring.policy import load_policy
+
+    verdict = run_monitor(
+        environment.log_dir, environment.registry_dir, environment.release_dir, environment.monitoring_dir
+    )
+    typer.echo(verdict.sentence())
+    folder = environment.monitoring_dir
+    reaction = act(verdict, load_policy(folder / POLICY_FILE), folder, configured(environment))
+    for complaint in reaction.complaints():
+        typer.echo(complaint, err=True)
+    raise typer.Exit(verdict.exit_code)
+
+
+@app.command(epilog="Example: ferops compact")
+def compact() -> None:
+    """Turn the log's closed days into Parquet, and delete what is older than the policy says."""
+    from ferops.monitoring.compaction import compact as run_compaction
+    from ferops.monitoring.monitor import POLICY_FILE
+    from ferops.monitoring.policy import load_policy
+    from ferops.settings import Environment
+
+    environment = Environment()
+    policy = load_policy(environment.monitoring_dir / POLICY_FILE)
+    typer.echo(run_compaction(environment.log_dir, policy.log).sentence())
+
+
+@app.command(epilog="Example: ferops trace 0123456789abcdef0123456789abcdef")
+def trace(
+    prediction: Annotated[str, typer.Argument(help="its id, as the service answered it")],
+) -> None:
+    """Show a prediction's way back to model, run, code, parameters and data. Exit: 1 if a link is missing."""
+    from ferops.monitoring.trace import Workspace
+    from ferops.monitoring.trace import trace as run_trace
+    from ferops.settings import Environment
+
+    environment = Environment()
+    workspace = Workspace(
+        environment.log_dir,
+        environment.registry_dir,
+        environment.release_dir,
+        PACKAGES,
+        DATASET,
+        REPORTS,
+        environment.params,
+    )
+    links = run_trace(prediction, workspace)
+    for link in links:
+        typer.echo(link.line())
+    raise typer.Exit(int(any(link.missing for link in links)))
+
+
+@app.command(epilog="Example: ferops forget 0123456789abcdef0123456789abcdef")
+def forget(
+    prediction: Annotated[str, typer.Argument(help="its id, as the service answered it")],
+) -> None:
+    """Erase a prediction, its feedback and what a challenger said of it from the log, for good."""
+    from ferops.monitoring.forgetting import forget as run_forget
+    from ferops.settings import Environment
+
+    typer.echo(run_forget(Environment().log_dir, prediction).sentence())
+
+
+@app.command(epilog="Example: ferops status")
+def status() -> None:
+    """Say what the champion is, what is served, what the gate said last, and where the pages are."""
+    from ferops.settings import Environment
+    from ferops.status import describe
+
+    environment = Environment()
+    for line in describe(REPORTS, environment.registry_dir, environment.release_dir):
+        typer.echo(line)
