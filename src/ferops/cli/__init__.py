@@ -8,7 +8,8 @@ import sys
 
 from ferops.cli.app import app
 
-# isort: off: help shows the commands in this order.
+# Help shows the commands in this order.
+# isort: off
 from ferops.cli import data  # noqa: F401
 from ferops.cli import training  # noqa: F401
 from ferops.cli import promotion  # noqa: F401
