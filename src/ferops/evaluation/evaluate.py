@@ -164,12 +164,12 @@ def evaluate(
 
     single = measured(probabilities)
     sources = dataset.frame("test", ["source"])["source"].to_numpy(str)
-    several = np.unique(sources[fresh]) if len(np.unique(sources)) > 1 else []
+    several: set[str] = set(sources[fresh]) if len(set(sources)) > 1 else set()
     by_source = {
         str(name): measure(
             labels[fresh & (sources == name)], probabilities[fresh & (sources == name)], **options
         )
-        for name in several
+        for name in sorted(several)
     }
     notes = list(_notes(card.synthetic, dataset))
     views: dict[str, Measured] = {}
