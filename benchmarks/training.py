@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "reports/benchmarks/training")
     arguments = parser.parse_args()
 
-    recipe = load_settings(ROOT / "params.yaml").recipes["fer2013"]
+    recipe = load_settings(ROOT / "params.yaml").recipes["fer2013_from_imagenet"]
     first = recipe.start_image_size or recipe.image_size
     own_sizes = {
         "ours": [*range(first, recipe.image_size, 16), recipe.image_size],  # as they grow

@@ -122,7 +122,7 @@ def title(result: Mapping[str, Any]) -> str:
         " (drawn faces: its accuracies say nothing of real ones)" if result["dataset"] == "synthetic" else ""
     )
     return (
-        f"Training on a CPU, ours (recipe fer2013) and the published notebook: {result['dataset']}{warning}"
+        f"Training on a CPU, ours (recipe fer2013_from_imagenet) and the published notebook: {result['dataset']}{warning}"
     )
 
 

@@ -249,8 +249,8 @@ def watched(callback: keras.callbacks.Callback) -> Iterator[None]:
 
 
 def train_ours(job: Job, data: LabelledImages, validation: LabelledImages) -> None:
-    """The `fer2013` recipe by the project's own training."""
-    recipe = load_settings(ROOT / "params.yaml").recipes["fer2013"]
+    """The recipe `fer2013_from_imagenet` by the project's own training."""
+    recipe = load_settings(ROOT / "params.yaml").recipes["fer2013_from_imagenet"]
     changes: dict[str, Any] = {"backbone": job.backbone}
     if job.side_pixels is not None:
         changes |= {"image_size": job.side_pixels, "start_image_size": None}
