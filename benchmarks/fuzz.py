@@ -41,6 +41,9 @@ from fuzz_requests import Sent, requests
 #: Nothing that is sent here is worth so many seconds of work, even on a busy machine.
 HANGS_S = 60.0
 
+#: Inputs that are sent again to see whether memory grows.
+REPLAYED = 1000
+
 #: Sums of float32 in another order.
 TOLERANCE = 1e-5
 
@@ -176,6 +179,7 @@ class Record:
     slowest: float = 0.0
     slowest_sent: str = ""
     memory_mb: list[float] = field(default_factory=list)
+    first: list[Sent] = field(default_factory=list)
     _process: psutil.Process = field(default_factory=psutil.Process)
 
     def take(self, sent: Sent, answer: Answer) -> None:
@@ -183,6 +187,8 @@ class Record:
         code = (answer.json() or {}).get("code", "") if answer.status >= 400 and answer.body else ""
         self.statuses[f"{answer.status} {code}".strip()] += 1
         self.right += sent.files is not None
+        if len(self.first) < REPLAYED:
+            self.first.append(sent)
         if answer.seconds > self.slowest:
             self.slowest = answer.seconds
             self.slowest_sent = f"{sent.method} {sent.path[:40]}, {sum(map(len, sent.chunks))} bytes"
@@ -196,7 +202,7 @@ class Record:
         lines += [
             f"{self.statuses.total():7d}  inputs, of which {self.right} have a known right answer",
             f"slowest answer: {self.slowest:.2f} s ({self.slowest_sent})",
-            f"memory, MB: {' '.join(f'{mb:.0f}' for mb in self.memory_mb)}",
+            f"memory, MB: {' '.join(f'{mb:.0f}' for mb in self.memory_mb)} (with what Hypothesis remembers)",
         ]
         return "\n".join(lines)
 
@@ -243,6 +249,21 @@ def fuzz(inputs: int, number: int, offline: Offline, record: Record) -> None:
         loop.close()
 
 
+def replay(record: Record, rounds: int = 10) -> list[float]:
+    """Send the first inputs again and again; memory after each round, MB.
+
+    Hypothesis remembers all that it drew. Here nothing is drawn: what grows, grows in the service.
+    """
+    memory = []
+    loop = asyncio.new_event_loop()
+    for _ in range(rounds):
+        for sent in record.first:
+            loop.run_until_complete(ask(app, sent))
+        memory.append(psutil.Process().memory_info().rss / 1e6)
+    loop.close()
+    return memory
+
+
 def started(package: Path, log: Path) -> Offline:
     """Start the app in this process on a package; gives the oracle for its answers."""
     limits = Environment()
@@ -271,6 +292,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as log:
         try:
             fuzz(options.inputs, options.seed, started(options.package, Path(log)), record)
+            grown = ", ".join(f"{mb:.0f}" for mb in replay(record))
+            print(f"memory while the first {len(record.first)} are sent ten times, MB: {grown}")
         finally:
             print(record.table(), file=sys.stderr)
 
