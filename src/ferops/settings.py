@@ -116,8 +116,8 @@ class ValidationSettings(Section):
     min_label_agreement: Fraction = Field(
         0.2, description="of the main source's labels with a plain classifier, mean recall; guessing: 1/7"
     )
-    max_wrong_labels: Fraction = Field(0.1, description="of a source or batch: lower bound of the share")
-    max_wrong_labels_of_emotion: Fraction = Field(0.2, description="likewise, of the rows of one label")
+    max_wrong_labels: Fraction = Field(0.15, description="of a source or batch: lower bound of the share")
+    max_wrong_labels_of_emotion: Fraction = Field(0.3, description="likewise, of the rows of one label")
     max_repeated_image: Fraction = Field(
         0.05, description="near copies of one image in a source or batch, beyond the first"
     )
