@@ -21,7 +21,7 @@ audit: $(VENV)/ready-dev    ## look the pinned dependencies up among the known v
 
 bench: $(VENV)/ready        ## the benchmarks in short, on synthetic faces: minutes; docs/benchmarks.md has the long ones
 	python benchmarks/training.py --quick
-	python benchmarks/drift.py --windows 10 --shifted 2 --pool 3000 --sizes 500
+	python benchmarks/drift.py --quick
 
 serve: $(VENV)/ready        ## the champion over HTTP on port 3000
 	bentoml serve
