@@ -53,6 +53,8 @@ def _share(result: Result, detector: str = POLICY) -> float:
 
 def _goals(found: Mapping[str, Any]) -> str:
     """Whether the goals are met, and what misses them."""
+    if all(result["size"] != GOAL_SIZE for result in found["results"]):
+        return f"Goals not judged: windows of {GOAL_SIZE} rows were not measured."
     lines = []
     for result in found["results"]:
         if POLICY not in result["alarms"]:
@@ -194,7 +196,7 @@ def _heatmaps(found: Mapping[str, Any], sizes: Sequence[int], path: Path) -> Non
         axis.set_xlabel("severity")
     axes[0][0].set_yticks(range(len(KINDS)), list(KINDS))
     figure.colorbar(picture, ax=axes[0].tolist(), label="share of windows with an alarm")
-    figure.suptitle("Detection, per cent of windows; red frame: costs 3 points of accuracy or more")
+    figure.suptitle("Detection, per cent of windows;\nred frame: costs 3 points of accuracy or more")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
