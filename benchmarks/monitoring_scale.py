@@ -38,6 +38,8 @@ LATER = MIDNIGHT + timedelta(hours=1)
 WORKERS, EMBEDDING = 4, 32
 #: Rows drawn in `sampling`.
 DRAWS = (500, 2000, 8000)
+#: It holds all rows in memory: only of days up to so many.
+SAMPLED = 100_000
 CHAMPION = Champion(
     model="fer-classifier",
     version="3",
@@ -226,16 +228,17 @@ def main() -> None:
             for step in STEPS:
                 found = results[count][step] = alone(step, folder)
                 print(f"{count:>9} {step:16} {json.dumps(found)}", flush=True)
-            if count == min(arguments.rows, key=lambda rows: abs(rows - 100_000)):
+            if max(DRAWS) < count <= SAMPLED:
                 draws = alone("sampling", folder)
     print("\n| predictions | step | wall | processor | peak memory |\n|---:|---|---:|---:|---:|")
     for count, steps in results.items():
         for step, found in steps.items():
             cells = f"{found['wall_s']:.1f} s | {found['cpu_s']:.1f} s | {found['peak_mb']:.0f} MB"
             print(f"| {count:,} | {step} | {cells} |")
-    print("\n| rows drawn | bias of the effect size | root mean square error |\n|---:|---:|---:|")
-    for rows in map(str, DRAWS):
-        print(f"| {rows} | {draws[rows]['bias']:+.4f} | {draws[rows]['rms']:.4f} |")
+    if draws:
+        print("\n| rows drawn | bias of the effect size | root mean square error |\n|---:|---:|---:|")
+        for rows in map(str, DRAWS):
+            print(f"| {rows} | {draws[rows]['bias']:+.4f} | {draws[rows]['rms']:.4f} |")
     arguments.out.mkdir(parents=True, exist_ok=True)
     files.write_json(arguments.out / "scale.json", {"results": results, "sampling": draws})
     plot(results, arguments.out / "scale.png")

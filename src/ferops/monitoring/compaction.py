@@ -47,6 +47,10 @@ from ferops.serving.prediction_log import Kind
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+#: Records that each of two threads holds before it writes them, half a kilobyte each. DuckDB's own number,
+#: ten times as many, does not fit into its memory: two million records of a day and more cannot be compacted.
+HELD_RECORDS = 50_000
+
 #: A day is closed so long after its end: no request that began in it is still at work then.
 GRACE = timedelta(hours=1)
 
@@ -177,11 +181,12 @@ def _copy(
 ) -> tuple[int, int]:
     """Write Parquet files below `made`; gives records written and lines that were cut short."""
     log.execute("SET preserve_insertion_order = false")  # to keep the order takes more memory
+    log.execute(f"SET partitioned_write_flush_threshold = {HELD_RECORDS}")
     table = records(kind, [], lines)
     kept = remembered(table) if know_forgotten(log, log_dir) else table
     place, options = made / "part.parquet", PARQUET
     if "model_version" in COLUMNS[kind]:
-        place, options = made, f"{PARQUET}, PARTITION_BY (model_version), WRITE_PARTITION_COLUMNS true"
+        place, options = made, f"{options}, PARTITION_BY (model_version), WRITE_PARTITION_COLUMNS true"
     log.execute(f"COPY (SELECT * FROM ({kept}) WHERE id IS NOT NULL) TO {quoted(place)} ({options})")
     torn = one(log, f"SELECT count(*) FILTER (id IS NULL) FROM ({table})")
     written = [
