@@ -2,8 +2,8 @@
 
     >>> darker = corrupt("darker", 3, greys, np.random.default_rng(0))  # doctest: +SKIP
 
-Most kinds are those of ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261). Levels for faces of 48x48
-pixels were set once, by eye, from just visible (1) to hardly a face (5), before any detector was run on them.
+Most kinds are those of ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261). Levels for faces of
+48x48 pixels were set once, by eye, from just visible (1) to hardly a face (5), before any detector was run.
 """
 
 import io

@@ -122,7 +122,8 @@ def title(result: Mapping[str, Any]) -> str:
         " (drawn faces: its accuracies say nothing of real ones)" if result["dataset"] == "synthetic" else ""
     )
     return (
-        f"Training on a CPU, ours (recipe fer2013_from_imagenet) and the published notebook: {result['dataset']}{warning}"
+        "Training on a CPU, ours (recipe fer2013_from_imagenet) and the published notebook: "
+        f"{result['dataset']}{warning}"
     )
 
 
