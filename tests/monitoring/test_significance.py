@@ -69,3 +69,13 @@ def test_mean_discrepancy_sees_a_wider_spread_about_the_same_mean():
     rng = np.random.default_rng(4)
     shift, p_value = mean_discrepancy(rng.normal(size=(300, 4)), rng.normal(0, 2, (200, 4)), 1999, 0)
     assert shift > 0.01 and p_value == pytest.approx(1 / 2000)
+
+
+def test_the_rounding_of_a_feature_that_never_changes_is_no_drift():
+    rng = np.random.default_rng(5)
+    reference, current = rng.normal(size=(300, 4)), rng.normal(size=(300, 4))
+    reference[:, 0], current[:, 0] = 0.3, 0.3001  # another runtime's digits
+    shift, p_value = mean_discrepancy(reference, current, 999, 0)
+    assert shift < 0.005 and p_value > 0.01
+    current[:, 0] = 1.3
+    assert mean_discrepancy(reference, current, 999, 0)[0] > 0.1

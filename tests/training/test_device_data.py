@@ -130,8 +130,6 @@ def assert_same(one: Fitted, other: Fitted, rel: float = 1e-3) -> None:
 def test_training_on_the_device_gives_the_curves_of_the_host_and_a_plain_model() -> None:
     asked = recipe(
         augmentation={"flip": True, "shift": 0.1, "erasing": 0.5, "mixup": 0.2},
-        start_image_size=80,
-        image_size=96,
         ema_momentum=0.5,
         frozen={"epochs": 0, "learning_rate": 1e-3},
         fine_tune={"epochs": 2, "learning_rate": 1e-4, "unfreeze_layers": "all", "train_batch_norm": True},

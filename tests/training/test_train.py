@@ -201,7 +201,13 @@ def test_the_same_code_trains_under_jax(tiny_dataset: Dataset, tmp_path: Path, s
     done = subprocess.run(
         [sys.executable, "-c", JAX, make_settings().model_dump_json(), str(tiny_dataset.folder)],
         cwd=tmp_path,
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            # Compiling, not computing, is what takes the time.
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        },
         capture_output=True,
         text=True,
     )
@@ -221,12 +227,12 @@ def test_images_grow_while_training_and_the_best_epochs_size_is_kept(
         sides.append(self.model.get_layer("resize").height)
 
     monkeypatch.setattr(GrowImages, "on_epoch_begin", spy)
-    settings = make_settings(start_image_size=80, image_size=112)
+    settings = make_settings(start_image_size=80, image_size=96)
     settings = settings.model_copy(
         update={
             "recipes": {
                 "tiny": settings.recipe.model_copy(
-                    update={"fine_tune": settings.recipe.fine_tune.model_copy(update={"epochs": 3})}
+                    update={"fine_tune": settings.recipe.fine_tune.model_copy(update={"epochs": 2})}
                 )
             }
         }
@@ -234,10 +240,10 @@ def test_images_grow_while_training_and_the_best_epochs_size_is_kept(
     card = train(
         settings, tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv", tmp_path / "checkpoints"
     )
-    assert sides == [80, 80, 96, 112]
+    assert sides == [80, 80, 96]
     with (tmp_path / "curves.csv").open() as file:
-        assert [row["image_size"] for row in csv.DictReader(file)] == ["80", "80", "96", "112"]
+        assert [row["image_size"] for row in csv.DictReader(file)] == ["80", "80", "96"]
     # Kept as it was validated: at another size it would be another model.
-    side = [80, 80, 96, 112][card.details["best_epoch"] - 1]
+    side = [80, 80, 96][card.details["best_epoch"] - 1]
     assert card.details["image_size"] == side
     assert patt_lite.load(tmp_path / "model").model.get_layer("resize").height == side

@@ -21,6 +21,9 @@ from plotly import graph_objects
 #: Tables simulated for one chi-square test; the finest p-value is 1e-5.
 TABLES = 99_999
 
+#: Of the widest feature's standard deviation. Half precision computes an embedding to about three digits.
+LEAST_SPREAD = 0.02
+
 
 def chi_square_p_value(reference: pd.Series, current: pd.Series, tables: int = TABLES) -> float:
     """Two-sample chi-square test of homogeneity, p-value by simulation with fixed margins.
@@ -64,9 +67,11 @@ def mean_discrepancy(
 
     The unbiased estimate of MMD^2 with a Gaussian kernel of median width (Gretton et al. 2012, eq. 3), cut
     at 0; 0 means equal distributions. Columns are scaled by the reference's standard deviation first, so that
-    no single feature sets the width.
+    no single feature sets the width. A feature that hardly ever changes in the reference is scaled as if it had
+    `LEAST_SPREAD` of the widest one's: else another runtime's rounding of a constant would be drift.
     """
-    scale = np.maximum(reference.std(axis=0), 1e-6)
+    spread = reference.std(axis=0)
+    scale = np.maximum(spread, max(LEAST_SPREAD * float(spread.max()), 1e-6))
     both = np.concatenate([current, reference]).astype(np.float64) / scale
     n, m = len(current), len(reference)
     norms = (both**2).sum(axis=1)
