@@ -67,7 +67,7 @@ def mean_discrepancy(
 
     The unbiased estimate of MMD^2 with a Gaussian kernel of median width (Gretton et al. 2012, eq. 3), cut
     at 0; 0 means equal distributions. Columns are scaled by the reference's standard deviation first, so that
-    no single feature sets the width. A feature that hardly ever changes in the reference is scaled as if it had
+    no single feature sets the width. A feature that hardly changes in the reference is scaled as if it had
     `LEAST_SPREAD` of the widest one's: else another runtime's rounding of a constant would be drift.
     """
     spread = reference.std(axis=0)
