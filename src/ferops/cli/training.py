@@ -55,7 +55,7 @@ def sweep(
     typer.echo(f"{table}\n\n{out}/sweep.md, sweep.png, sweep.json; every training is a run in MLflow")
 
 
-@app.command(epilog="Example: ferops adopt results final-long-0")
+@app.command(epilog="Example: ferops adopt results final-strong-0")
 def adopt(
     results: Annotated[Path, typer.Argument(help="folder that benchmarks/gpu.py wrote")],
     run: Annotated[str, typer.Argument(help="which of its trainings: <group>-<name>-<seed>")],

@@ -1,6 +1,6 @@
 """Take over a training that was done elsewhere (`benchmarks/gpu.py`), as if it had been done here.
 
-    >>> adopt(Path("results"), "final-long-0", settings, Path("data/dataset"), Path("models/patt_lite"),
+    >>> adopt(Path("results"), "final-strong-0", settings, Path("data/dataset"), Path("models/patt_lite"),
     ...       Path("reports/learning_curves.csv"))  # doctest: +SKIP
 
 Afterwards `ferops evaluate`, `package` and `gate` go on from the model's folder. The model's card and its
@@ -40,7 +40,7 @@ def adopt(
 
     Args:
         results: folder with `gpu.json` and the weights.
-        key: which training, such as `final-long-0`.
+        key: which training, such as `final-strong-0`.
         settings: `train` and its recipe must be what was trained; they are the parameters in its lineage.
         dataset_dir: the Parquet dataset that was packed for it.
         out: the model's folder, replaced whole.
