@@ -24,13 +24,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from corruptions import KINDS, SEVERITIES
-from drift_detectors import Detector, embedding_columns, literature, preset, shipped
+from drift_detectors import (
+    Detector,
+    embedding_columns,
+    literature,
+    preset,
+    shipped,
+    thresholded_accuracy,
+)
 from drift_pools import HEALTHY, Key, Pool, build_pools
-from drift_report import write_report
+from drift_report import POLICY, write_report
 from ferops import files
 from ferops.emotions import EMOTIONS
 from ferops.monitoring.drift import compare
-from ferops.monitoring.expected_accuracy import expected_accuracy, thresholded_accuracy
+from ferops.monitoring.expected_accuracy import expected_accuracy
 from ferops.monitoring.policy import Policy, load_policy
 
 ROOT = Path(__file__).parents[1]
@@ -44,8 +51,6 @@ RAISED = ("happy", "sad")
 
 #: Windows over which the slow drift goes from healthy to severity 5.
 SLOW_STEPS = 30
-
-POLICY = "shipped policy"
 
 
 @dataclass(frozen=True)

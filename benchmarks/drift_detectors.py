@@ -108,3 +108,14 @@ def literature() -> dict[str, Detector]:
         "KS on descriptors": univariate(DESCRIPTORS),
         "KS on descriptors and softmax outputs": univariate([*DESCRIPTORS, *SHARES]),
     }
+
+
+def thresholded_accuracy(reference: pd.DataFrame, window: pd.DataFrame) -> float:
+    """The share of a window's predictions above the confidence that cuts the reference at its accuracy.
+
+    "Average thresholded confidence" (Garg et al. 2022, arXiv:2201.04234), the rival of the project's own
+    `expected_accuracy`, with the same arguments.
+    """
+    accuracy = float((reference["label"] == reference["emotion"]).mean())
+    limit = reference["confidence"].quantile(1 - accuracy)
+    return float((window["confidence"] > limit).mean())

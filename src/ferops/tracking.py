@@ -173,13 +173,18 @@ def git_commit() -> str | None:
     DVC's own lock and metric files do not count as dirty: a pipeline rewrites them as it runs.
     """
     try:
-        commit = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!dvc.lock", ":!reports")
+        commit = git("rev-parse", "HEAD").strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!dvc.lock", ":!reports")
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}-dirty" if changed else commit
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """What git prints, in the working directory.
+
+    Raises:
+        OSError, subprocess.SubprocessError: if there is no git, it refuses, or takes over 20 s.
+    """
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=20)
-    return done.stdout.strip()
+    return done.stdout

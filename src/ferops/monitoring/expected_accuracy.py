@@ -25,13 +25,3 @@ def expected_accuracy(reference: pd.DataFrame, window: pd.DataFrame) -> float:
     calibrated = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     calibrated.fit(reference["confidence"], reference["label"] == reference["emotion"])
     return float(calibrated.predict(window["confidence"]).mean())
-
-
-def thresholded_accuracy(reference: pd.DataFrame, window: pd.DataFrame) -> float:
-    """The share of a window's predictions above the confidence that cuts the reference at its accuracy.
-
-    "Average thresholded confidence" (Garg et al. 2022, arXiv:2201.04234). Same arguments.
-    """
-    accuracy = float((reference["label"] == reference["emotion"]).mean())
-    limit = reference["confidence"].quantile(1 - accuracy)
-    return float((window["confidence"] > limit).mean())

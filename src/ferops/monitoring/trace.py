@@ -278,7 +278,6 @@ def _text(path: Path) -> str | None:
 def _git(*arguments: str) -> str | None:
     """What git prints; none where it fails."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=20)
+        return tracking.git(*arguments)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
