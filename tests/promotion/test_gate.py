@@ -1,7 +1,5 @@
 import json
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,88 +18,10 @@ from ferops.models.onnx import OnnxClassifier
 from ferops.promotion.champion import Champion, NoChampionError
 from ferops.promotion.decision import Decision
 from ferops.promotion.gate import decide
-from ferops.promotion.rules import EXPENSIVE, TITLES, Rule, old_distribution
-from ferops.settings import EvaluationSettings, GateSettings
+from ferops.promotion.rules import EXPENSIVE, TITLES, old_distribution
+from ferops.settings import GateSettings
+from gate_line import EVALUATION, GateLine, failed, rule
 from tiny_package import write_tiny_package
-
-EVALUATION = EvaluationSettings(bootstrap_samples=300, invariance_images=70)
-
-#: Evaluations made so far, by what was evaluated: several tests judge the same candidate.
-EVALUATED: dict[str, Path] = {}
-
-
-@dataclass
-class Line:
-    """The pipeline up to the gate, with fake models: evaluate and package candidates, then ask the gate."""
-
-    dataset: Dataset
-    root: Path
-    evaluations: dict[str, Path] = field(default_factory=dict)
-    models: dict[Path, FakeClassifier] = field(default_factory=dict)
-    trials: list[Path] = field(default_factory=list)
-
-    def candidate(
-        self, name: str, packaged: FakeClassifier | None = None, seen: list[str] | None = None, **fake: Any
-    ) -> None:
-        training = TrainingData(known=True, pixel_hashes="trained_on.txt")
-        classifier = FakeClassifier(name, **{"training_data": training, **fake})
-        model = self.root / "models" / name
-        files.write_text(model / "trained_on.txt", "\n".join(seen or ["0" * 32]))
-        self.evaluations[name] = self.root / "evaluations" / name
-        key = f"{self.dataset.folder} {name} {fake} {seen}"
-        if key not in EVALUATED:
-            EVALUATED[key] = self.evaluations[name]
-            metrics = self.root / f"{name}.json"
-            evaluate(classifier, self.dataset, EVALUATION, 0, EVALUATED[key], metrics, model_folder=model)
-        else:
-            shutil.copytree(EVALUATED[key], self.evaluations[name])
-        self.store(self.root / "packages" / name, packaged or classifier)
-
-    def store(self, folder: Path, classifier: FakeClassifier) -> Path:
-        files.write_text(folder / "model.onnx", f"{classifier.card.name} {classifier.skill} {folder}")
-        self.models[folder] = classifier
-        return folder
-
-    def champion(self, **fake: Any) -> Champion:
-        package = self.store(self.root / "store" / "champion", FakeClassifier("champion", **fake))
-
-        class Stored(Champion):
-            def folder(self) -> Path:
-                return package
-
-        return Stored(
-            "fer-classifier",
-            "3",
-            "fer-classifier:v3-aa",
-            files.sha256(package),
-            "run",
-            "patt_lite",
-            "2026-01-01T00:00:00+00:00",
-            True,
-        )
-
-    def trial(self, package: Path, images: list[bytes]) -> NDArray[np.float32]:
-        self.trials.append(package)
-        return self.models[package].predict(pixels.faces(images)).probabilities
-
-    def gate(
-        self,
-        champion: Champion | None = None,
-        trial: Callable[[Path, list[bytes]], NDArray[np.float32]] | None = None,
-        **settings: Any,
-    ) -> Decision:
-        return decide(
-            self.evaluations,
-            self.root / "packages",
-            champion,
-            self.dataset,
-            GateSettings(**settings),
-            trial or self.trial,
-            self.root / "gate.json",
-            self.root / "gate.html",
-            evaluation=EVALUATION,
-            load=lambda folder: self.models[folder],
-        )
 
 
 @pytest.fixture(scope="module")
@@ -119,19 +39,11 @@ def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def line(dataset: Dataset, tmp_path: Path) -> Line:
-    return Line(dataset, tmp_path)
+def line(dataset: Dataset, tmp_path: Path) -> GateLine:
+    return GateLine(dataset, tmp_path)
 
 
-def rule(decision: Decision, candidate: str, name: str) -> Rule:
-    return next(r for r in decision.candidates[candidate].rules if r.rule == name)
-
-
-def failed(decision: Decision, candidate: str) -> list[str]:
-    return [r.rule for r in decision.candidates[candidate].failed]
-
-
-def test_a_good_first_candidate_is_promoted_and_every_rule_is_shown(line: Line) -> None:
+def test_a_good_first_candidate_is_promoted_and_every_rule_is_shown(line: GateLine) -> None:
     line.candidate("patt_lite", skill=0.8, confidence=0.8)
     decision = line.gate()
     assert (decision.decision, decision.winner, decision.decided_against_version) == (
@@ -146,7 +58,7 @@ def test_a_good_first_candidate_is_promoted_and_every_rule_is_shown(line: Line) 
     assert line.trials == [line.root / "packages" / "patt_lite"]
 
 
-def test_the_json_is_what_promotion_reads(line: Line) -> None:
+def test_the_json_is_what_promotion_reads(line: GateLine) -> None:
     line.candidate("patt_lite")
     champion = line.champion(skill=0.4)
     decision = line.gate(champion)
@@ -169,7 +81,7 @@ def test_the_json_is_what_promotion_reads(line: Line) -> None:
     }
 
 
-def test_a_better_candidate_replaces_the_champion(line: Line) -> None:
+def test_a_better_candidate_replaces_the_champion(line: GateLine) -> None:
     line.candidate("patt_lite", skill=0.85)
     decision = line.gate(line.champion(skill=0.6))
     found = rule(decision, "patt_lite", "improvement")
@@ -178,7 +90,7 @@ def test_a_better_candidate_replaces_the_champion(line: Line) -> None:
     assert "paired interval" in found.sentence
 
 
-def test_a_candidate_that_is_no_better_is_refused_and_the_champion_stays(line: Line) -> None:
+def test_a_candidate_that_is_no_better_is_refused_and_the_champion_stays(line: GateLine) -> None:
     line.candidate("patt_lite", skill=0.7)
     decision = line.gate(line.champion(skill=0.7))
     assert (decision.decision, decision.winner) == ("keep", None)
@@ -188,7 +100,7 @@ def test_a_candidate_that_is_no_better_is_refused_and_the_champion_stays(line: L
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_champion_of_another_dataset_is_said_to_be_favoured(line: Line, same: bool) -> None:
+def test_a_champion_of_another_dataset_is_said_to_be_favoured(line: GateLine, same: bool) -> None:
     line.candidate("patt_lite", skill=0.85)
     champion = line.champion(skill=0.6)
     digest = line.dataset.summary.sha256 if same else "f" * 64
@@ -207,7 +119,7 @@ def two_sources(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def test_a_candidate_that_lost_what_the_champion_knew_is_refused(
     two_sources: Dataset, tmp_path: Path
 ) -> None:
-    line = Line(two_sources, tmp_path)
+    line = GateLine(two_sources, tmp_path)
     line.candidate("patt_lite", skill=0.6, confidence=0.6)
     decision = line.gate(line.champion(skill=0.9))
     found = rule(decision, "patt_lite", "old_distribution")
@@ -217,7 +129,7 @@ def test_a_candidate_that_lost_what_the_champion_knew_is_refused(
 
 
 def test_a_candidate_that_is_better_on_every_source_passes(two_sources: Dataset, tmp_path: Path) -> None:
-    line = Line(two_sources, tmp_path)
+    line = GateLine(two_sources, tmp_path)
     line.candidate("patt_lite", skill=0.9, confidence=0.9)
     decision = line.gate(line.champion(skill=0.6))
     assert decision.decision == "promote"
@@ -253,13 +165,13 @@ def test_better_on_new_faces_is_no_excuse_for_worse_on_old_ones(old: Comparison,
     assert found.number == old.difference
 
 
-def test_one_source_alone_has_nothing_older_to_lose(line: Line) -> None:
+def test_one_source_alone_has_nothing_older_to_lose(line: GateLine) -> None:
     line.candidate("patt_lite", skill=0.9, confidence=0.9)
     found = rule(line.gate(line.champion(skill=0.6)), "patt_lite", "old_distribution")
     assert found.passed and "one source" in found.sentence
 
 
-def test_a_required_improvement_is_held_against_the_lower_bound(line: Line) -> None:
+def test_a_required_improvement_is_held_against_the_lower_bound(line: GateLine) -> None:
     line.candidate("patt_lite", skill=0.75)
     champion = line.champion(skill=0.6)
     assert line.gate(champion, min_improvement=0.05).decision == "promote"
@@ -267,7 +179,7 @@ def test_a_required_improvement_is_held_against_the_lower_bound(line: Line) -> N
     assert (decision.decision, rule(decision, "patt_lite", "improvement").limit) == ("keep", 0.2)
 
 
-def test_drawn_faces_do_not_replace_a_champion_of_real_ones(line: Line) -> None:
+def test_drawn_faces_do_not_replace_a_champion_of_real_ones(line: GateLine) -> None:
     line.candidate("patt_lite", skill=0.9)
     decision = line.gate(replace(line.champion(skill=0.4), synthetic=False))
     assert decision.decision == "keep"
@@ -275,7 +187,7 @@ def test_drawn_faces_do_not_replace_a_champion_of_real_ones(line: Line) -> None:
     assert rule(decision, "patt_lite", "improvement").passed is None
 
 
-def test_the_champion_is_not_replaced_by_itself(line: Line) -> None:
+def test_the_champion_is_not_replaced_by_itself(line: GateLine) -> None:
     line.candidate("patt_lite")
     sha256 = files.sha256(line.root / "packages" / "patt_lite")
     decision = line.gate(replace(line.champion(), package_sha256=sha256))
@@ -284,7 +196,7 @@ def test_the_champion_is_not_replaced_by_itself(line: Line) -> None:
     assert "the champion already" in decision.sentence()
 
 
-def test_a_champion_that_cannot_be_loaded_is_kept(line: Line) -> None:
+def test_a_champion_that_cannot_be_loaded_is_kept(line: GateLine) -> None:
     class Lost(Champion):
         def folder(self) -> Path:
             raise NoChampionError("BentoML's model store has no intact fer-classifier:v3-aa")
@@ -295,7 +207,7 @@ def test_a_champion_that_cannot_be_loaded_is_kept(line: Line) -> None:
     assert "no intact" in rule(decision, "patt_lite", "improvement").sentence
 
 
-def test_a_model_that_mixes_its_batch_is_refused_without_starting_anything_expensive(line: Line) -> None:
+def test_a_model_that_mixes_its_batch_is_refused_without_starting_anything_expensive(line: GateLine) -> None:
     line.candidate("patt_lite", skill=0.9, confidence=0.8, leak=0.3)
     decision = line.gate()
     assert decision.decision == "no_champion"
@@ -305,12 +217,14 @@ def test_a_model_that_mixes_its_batch_is_refused_without_starting_anything_expen
     assert line.trials == []
 
 
-def test_a_package_that_mixes_its_batch_is_refused_although_the_trained_model_does_not(line: Line) -> None:
+def test_a_package_that_mixes_its_batch_is_refused_although_the_trained_model_does_not(
+    line: GateLine,
+) -> None:
     line.candidate("patt_lite", packaged=FakeClassifier("patt_lite", leak=0.01))
     assert set(failed(line.gate(), "patt_lite")) == {"package_agreement", "batch_invariance_package"}
 
 
-def test_a_candidate_that_trained_on_test_images_cannot_win(line: Line) -> None:
+def test_a_candidate_that_trained_on_test_images_cannot_win(line: GateLine) -> None:
     seen = list(line.dataset.frame("test", ["pixel_hash"])["pixel_hash"])[:28]
     line.candidate("cheat", skill=0.99, confidence=0.9, seen=seen)
     line.candidate("honest", skill=0.7)
@@ -321,7 +235,7 @@ def test_a_candidate_that_trained_on_test_images_cannot_win(line: Line) -> None:
     assert "28" in found.sentence
 
 
-def test_unknown_training_data_is_refused_or_allowed_by_policy(line: Line) -> None:
+def test_unknown_training_data_is_refused_or_allowed_by_policy(line: GateLine) -> None:
     line.candidate("vit", training_data=TrainingData(known=False))
     decision = line.gate()
     assert failed(decision, "vit") == ["training_data"]
@@ -329,7 +243,7 @@ def test_unknown_training_data_is_refused_or_allowed_by_policy(line: Line) -> No
     assert line.gate(unknown_training_data="allow").winner == "vit"
 
 
-def test_the_better_of_two_that_pass_wins(line: Line) -> None:
+def test_the_better_of_two_that_pass_wins(line: GateLine) -> None:
     line.candidate("first", skill=0.7)
     line.candidate("second", skill=0.8)
     decision = line.gate()
@@ -346,7 +260,9 @@ def test_the_better_of_two_that_pass_wins(line: Line) -> None:
         ({}, {"max_latency_ms": 1e-6}, "latency"),
     ],
 )
-def test_each_limit_refuses(line: Line, fake: dict[str, Any], settings: dict[str, Any], name: str) -> None:
+def test_each_limit_refuses(
+    line: GateLine, fake: dict[str, Any], settings: dict[str, Any], name: str
+) -> None:
     line.candidate("patt_lite", **fake)
     decision = line.gate(**settings)
     found = rule(decision, "patt_lite", name)
@@ -354,7 +270,7 @@ def test_each_limit_refuses(line: Line, fake: dict[str, Any], settings: dict[str
     assert found.number is not None and found.limit is not None and found.advice
 
 
-def test_a_candidate_that_was_not_evaluated_is_shown_with_its_reason(line: Line) -> None:
+def test_a_candidate_that_was_not_evaluated_is_shown_with_its_reason(line: GateLine) -> None:
     line.candidate("patt_lite")
     line.evaluations["vit"] = line.root / "evaluations" / "vit"
     not_evaluated("vit", "vit.checkpoint is not set", line.dataset, line.evaluations["vit"], line.root / "v")
@@ -364,7 +280,7 @@ def test_a_candidate_that_was_not_evaluated_is_shown_with_its_reason(line: Line)
     assert len(decision.candidates["vit"].rules) == len(TITLES)
 
 
-def test_an_evaluation_of_another_dataset_is_not_judged(line: Line, tmp_path: Path) -> None:
+def test_an_evaluation_of_another_dataset_is_not_judged(line: GateLine, tmp_path: Path) -> None:
     line.candidate("patt_lite")
     line.dataset = planted_dataset(tmp_path / "other", seed=1)
     decision = line.gate()
@@ -372,7 +288,7 @@ def test_an_evaluation_of_another_dataset_is_not_judged(line: Line, tmp_path: Pa
     assert "another dataset" in rule(decision, "patt_lite", "evaluated").sentence
 
 
-def test_a_candidate_without_package_says_why(line: Line) -> None:
+def test_a_candidate_without_package_says_why(line: GateLine) -> None:
     line.candidate("patt_lite")
     (line.root / "packages" / "patt_lite" / "model.onnx").unlink()
     entry = {"packaged": False, "reason": "packaging failed: no such operator", "sha256": None}
@@ -382,7 +298,7 @@ def test_a_candidate_without_package_says_why(line: Line) -> None:
     assert decision.candidate is None  # nothing that could be a challenger
 
 
-def test_a_service_that_does_not_start_fails_with_its_reason(line: Line) -> None:
+def test_a_service_that_does_not_start_fails_with_its_reason(line: GateLine) -> None:
     def broken(package: Path, images: list[bytes]) -> NDArray[np.float32]:
         raise RuntimeError("port 3000 is in use")
 
@@ -392,7 +308,7 @@ def test_a_service_that_does_not_start_fails_with_its_reason(line: Line) -> None
     assert "port 3000 is in use" in rule(decision, "patt_lite", "service").sentence
 
 
-def test_a_service_that_answers_otherwise_than_the_model_fails(line: Line) -> None:
+def test_a_service_that_answers_otherwise_than_the_model_fails(line: GateLine) -> None:
     def reversed_columns(package: Path, images: list[bytes]) -> NDArray[np.float32]:
         return line.trial(package, images)[:, ::-1]
 
@@ -401,13 +317,13 @@ def test_a_service_that_answers_otherwise_than_the_model_fails(line: Line) -> No
     assert (found.passed, found.number) == (False, pytest.approx(0.7667, abs=1e-3))
 
 
-def test_a_service_that_answers_too_little_fails(line: Line) -> None:
+def test_a_service_that_answers_too_little_fails(line: GateLine) -> None:
     line.candidate("patt_lite")
     decision = line.gate(trial=lambda package, images: line.trial(package, images)[:-1])
     assert "for 16 images" in rule(decision, "patt_lite", "service").sentence
 
 
-def test_a_package_that_gives_nan_fails_and_the_report_is_still_json(line: Line) -> None:
+def test_a_package_that_gives_nan_fails_and_the_report_is_still_json(line: GateLine) -> None:
     class Broken(FakeClassifier):
         def predict(self, images: NDArray[np.uint8], batch_size: int = 32) -> Predictions:
             return Predictions(np.full((len(images), 7), np.nan, np.float32))
@@ -418,7 +334,7 @@ def test_a_package_that_gives_nan_fails_and_the_report_is_still_json(line: Line)
     assert json.loads((line.root / "gate.json").read_text())["decision"] == "no_champion"
 
 
-def test_the_verdict_is_logged_to_the_candidates_run(line: Line) -> None:
+def test_the_verdict_is_logged_to_the_candidates_run(line: GateLine) -> None:
     import mlflow
 
     line.candidate("patt_lite", confused=["happy"])
@@ -430,7 +346,7 @@ def test_the_verdict_is_logged_to_the_candidates_run(line: Line) -> None:
     assert {Path(a.path).name for a in client.list_artifacts(run_id, "gate")} == {"gate.json", "gate.html"}
 
 
-def test_a_real_onnx_package_is_judged_by_onnx_runtime(line: Line) -> None:
+def test_a_real_onnx_package_is_judged_by_onnx_runtime(line: GateLine) -> None:
     package = write_tiny_package(line.root / "packages" / "patt_lite")
     classifier = OnnxClassifier(package)
     line.evaluations["patt_lite"] = line.root / "evaluation"
