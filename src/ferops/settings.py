@@ -349,6 +349,9 @@ class Environment(BaseSettings):
     keep_images: bool = Field(
         False, description="keep each face (grey, 48x48) beside the log: people must have agreed to it"
     )
+    log_clients: bool = Field(
+        True, description="note which of 256 buckets, drawn anew each day, a prediction's client falls into"
+    )
     log_required: bool = Field(False, description="answer 503 rather than without a line in the log")
     max_upload_mb: float = Field(8.0, gt=0, description="one uploaded image, 10^6 bytes")
     max_request_mb: float = Field(64.0, gt=0, description="one request, 10^6 bytes")

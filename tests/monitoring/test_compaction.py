@@ -106,6 +106,19 @@ def test_lines_that_were_cut_short_are_counted_before_and_after(two_days):
     assert len(before) == len(after) == 40
 
 
+def test_days_that_were_compacted_before_clients_were_noted_are_read_beside_the_others(two_days):
+    log = two_days.log
+    before = read_predictions(log)
+    compact(log, KEEP, two_days.now)
+    first, second = parts_of(log)
+    pq.write_table(pq.read_table(first).drop(["client"]), first)
+    pd.testing.assert_frame_equal(read_predictions(log), before)
+    pq.write_table(pq.read_table(second).drop(["client"]), second)
+    pd.testing.assert_frame_equal(read_predictions(log), before)
+    nothing = read_log(log, lambda db: db.execute("SELECT count(client) FROM predictions").fetchone())
+    assert nothing == (0,)
+
+
 # Killed
 
 

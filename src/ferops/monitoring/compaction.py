@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ferops import files
 from ferops.monitoring.forgetting import finish
 from ferops.monitoring.policy import LogPolicy
+from ferops.serving.client_buckets import delete_keys
 from ferops.serving.log_days import (
     BESIDE,
     FORGOTTEN_FOLDER,
@@ -93,7 +94,7 @@ class Compacted:
 
 
 def compact(log_dir: Path, policy: LogPolicy, now: datetime | None = None) -> Compacted:
-    """Compact every closed UTC day, finish what `ferops forget` began, delete what is too old.
+    """Compact every closed UTC day, finish what `ferops forget` began, delete what is too old and old keys.
 
     Args:
         log_dir: the folder that the service logs to.
@@ -103,6 +104,7 @@ def compact(log_dir: Path, policy: LogPolicy, now: datetime | None = None) -> Co
     now = (now or datetime.now(UTC)).astimezone(UTC)
     oldest = (now - timedelta(days=policy.keep_days)).date()
     done = Compacted()
+    delete_keys(log_dir, before=f"{now:%Y-%m-%d}")
     with alone(log_dir):
         done += Compacted(forgotten=finish(log_dir))
         for kind in KINDS:

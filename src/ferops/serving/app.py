@@ -98,7 +98,8 @@ async def predict(request: Request) -> Response:
                 place.take,
             )
         serving.metrics.images.observe(len(contents))
-        answers = await serving.batcher.ask(Question(contents, find_faces), deadline)
+        client = request.client.host if request.client else None
+        answers = await serving.batcher.ask(Question(contents, find_faces, client), deadline)
     return Response(orjson.dumps({"predictions": answers}), media_type="application/json")
 
 

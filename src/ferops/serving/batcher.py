@@ -35,8 +35,8 @@ class _Waiting:
     begun: bool = False
 
     def is_small(self) -> bool:
-        contents, find_faces = self.question
-        return not find_faces and len(contents) == 1 and len(contents[0]) <= SMALL
+        contents = self.question.contents
+        return not self.question.find_faces and len(contents) == 1 and len(contents[0]) <= SMALL
 
     def give_up(self) -> None:
         """Its time is over, unless it is in work; on the event loop."""

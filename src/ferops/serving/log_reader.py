@@ -38,6 +38,7 @@ COLUMNS: dict[Kind, dict[str, str]] = {
         "probabilities": "DOUBLE[]",
         "embedding": "DOUBLE[]",
         "descriptors": f"STRUCT({', '.join(f'{name} DOUBLE' for name in DESCRIPTORS)})",
+        "client": "UTINYINT",
     },
     "feedback": {**_NAMED, "emotion": "VARCHAR"},
     "shadow": {
@@ -126,10 +127,11 @@ def _create_views(log: "DuckDBPyConnection", log_dir: Path, since: datetime | No
 def records(kind: Kind, parts: Sequence[Path], lines: Sequence[Path]) -> str:
     """SQL of the records in Parquet and JSON lines files; a line that was cut short has no id."""
     columns = COLUMNS[kind]
-    selects = []
-    if parts:
+    nothing = ", ".join(f"NULL::{kept} AS {name}" for name, kept in columns.items())
+    selects = [f"SELECT {nothing} WHERE false"]
+    if parts:  # the older ones lack columns that came later
         selects.append(
-            f"SELECT {', '.join(columns)} FROM read_parquet({listed(parts)}, hive_partitioning = false)"
+            f"SELECT * FROM read_parquet({listed(parts)}, hive_partitioning = false, union_by_name = true)"
         )
     if lines:
         # A time that is none must not stop the reading, as its own type would.
@@ -140,10 +142,7 @@ def records(kind: Kind, parts: Sequence[Path], lines: Sequence[Path]) -> str:
             f"FROM read_json({listed(lines)}, format = 'newline_delimited', columns = {{{types}}}, "
             "ignore_errors = true)"
         )
-    if not selects:
-        nothing = ", ".join(f"NULL::{kept} AS {name}" for name, kept in columns.items())
-        selects.append(f"SELECT {nothing} WHERE false")
-    return " UNION ALL ".join(selects)
+    return " UNION ALL BY NAME ".join(selects)
 
 
 def know_forgotten(log: "DuckDBPyConnection", log_dir: Path) -> int:

@@ -13,6 +13,7 @@ from ferops.data import images as pixels
 from ferops.emotions import EMOTIONS
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving import describe, faces
+from ferops.serving.client_buckets import ClientBuckets
 from ferops.serving.prediction_log import PredictionLog, timestamp
 from ferops.serving.shadow import Shadow
 
@@ -36,16 +37,18 @@ class UnloggedError(RuntimeError):
 
 
 class Question(NamedTuple):
-    """Encoded images of one request, and whether faces are to be found in them."""
+    """Encoded images of one request, whether faces are to be found in them, and the asker's address."""
 
     contents: Sequence[bytes]
     find_faces: bool = False
+    client: str | None = None
 
 
 @dataclass
 class _Seen:
     """The faces of one request, each as the classifier, the descriptors and the challenger see it."""
 
+    client: int | None = None
     inputs: list[NDArray[np.uint8]] = field(default_factory=list)
     small: list[NDArray[np.uint8]] = field(default_factory=list)
     shadowed: list[NDArray[np.uint8]] = field(default_factory=list)
@@ -66,6 +69,7 @@ class Predictor:
         shadow: a challenger that sees the same images.
         max_request_pixels: of all images of one request: its work must end in time.
         keep_images: log each face too, grey and 48x48, for `ferops data collect`.
+        clients: give the bucket of a client for the log; none: it says nothing of clients.
     """
 
     classifier: OnnxClassifier
@@ -77,6 +81,7 @@ class Predictor:
     shadow: Shadow | None = None
     max_request_pixels: int = 250_000_000
     keep_images: bool = False
+    clients: ClientBuckets | None = None
 
     def predict(self, contents: Sequence[bytes], find_faces: bool = False) -> list[Answer]:
         """Classify encoded images of any size; all of them or none.
@@ -106,7 +111,8 @@ class Predictor:
         seen = [each for each in looked if isinstance(each, _Seen)]
         inputs = [face for each in seen for face in each.inputs]
         small = [face for each in seen for face in each.small]
-        records = self._classify(inputs, small) if inputs else []
+        clients = [each.client for each in seen for _ in each.inputs]
+        records = self._classify(inputs, small, clients) if inputs else []
         if records and not self.log.predictions(records) and self.log_required:
             unlogged = UnloggedError("the prediction log cannot be written")
             return [unlogged if isinstance(each, _Seen) else each for each in looked]
@@ -124,6 +130,8 @@ class Predictor:
         """Decode one request."""
         side = self.classifier.card.input_side
         seen = _Seen()
+        if self.clients is not None and question.client is not None:
+            seen.client = self.clients.bucket(question.client)
         room = self.max_request_pixels
         for row, content in enumerate(question.contents):
             try:
@@ -153,7 +161,10 @@ class Predictor:
         return seen
 
     def _classify(
-        self, inputs: Sequence[NDArray[np.uint8]], small: Sequence[NDArray[np.uint8]]
+        self,
+        inputs: Sequence[NDArray[np.uint8]],
+        small: Sequence[NDArray[np.uint8]],
+        clients: Sequence[int | None],
     ) -> list[dict[str, Any]]:
         """A record of the log for each face."""
         predictions = self.classifier.predict(np.stack(inputs), BATCH_SIZE)
@@ -174,6 +185,7 @@ class Predictor:
                     "probabilities": shares,
                     "embedding": None if embeddings is None else embeddings[row],  # written as float32
                     "descriptors": dict(zip(describe.NAMES, map(_rounded, descriptors[row]), strict=True)),
+                    "client": clients[row],
                 }
             )
         return records

@@ -18,6 +18,7 @@ from ferops.models.onnx import BrokenPackageError
 from ferops.promotion.champion import NoChampionError
 from ferops.serving.access import Access
 from ferops.serving.app import app, start, take_over
+from ferops.serving.client_buckets import ClientBuckets
 from ferops.serving.connection import bound_connections
 from ferops.serving.drain import Drain, LastAnswers
 from ferops.serving.follow import Follower
@@ -97,6 +98,7 @@ class FerClassifier:
             shadow,
             environment.max_request_pixels,
             environment.keep_images,
+            ClientBuckets(environment.log_dir) if environment.log_clients else None,
         )
         start(app, predictor, environment, metrics)
         bound_connections(environment.timeout_s, lambda code: metrics.refusals.labels(code).inc())
