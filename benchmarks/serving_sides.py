@@ -99,9 +99,8 @@ class Side:
 
 
 def ours(models: Path, workers: int, environment: Mapping[str, str]) -> Side:
-    """This service on the package; several workers share the cores."""
+    """This service on the package."""
     python = sys.executable
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
     return Side(
         f"ferops, {workers} worker{'s'[: workers > 1]}",
         (
@@ -114,7 +113,6 @@ def ours(models: Path, workers: int, environment: Mapping[str, str]) -> Side:
         {
             "FEROPS_PACKAGE": str(models / "package"),
             "FEROPS_WORKERS": str(workers),
-            "FEROPS_THREADS": str(threads),
             **environment,
         },
         workers,

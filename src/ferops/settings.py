@@ -46,7 +46,7 @@ class SettingsError(ValueError):
 class Section(BaseModel):
     """Base of every section: unknown keys are refused and values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SyntheticSettings(Section):
@@ -144,7 +144,7 @@ class AugmentationSettings(Section):
     brightness: Fraction = Field(0.0, description="added share of 255, drawn from ± this")
     shift: Fraction = Field(0.0, description="share of the side, each axis, drawn from ± this")
     rotation: float = Field(0.0, ge=0, le=180, description="degrees, drawn from ± this")
-    zoom: Fraction = Field(0.0, description="scale drawn from 1 ± this")
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="scale drawn from 1 ± this")
     erasing: Fraction = Field(0.0, description="probability of one erased rectangle (2 to 20 % of the area)")
     mixup: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0 is off")
 
@@ -163,12 +163,24 @@ class StageSettings(Section):
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     plateau_patience: int = Field(3, ge=1, description="epochs without better validation accuracy")
     early_stop_patience: int | None = Field(None, ge=1)
+    patience_gain: Fraction = Field(
+        0.0, description="by how much validation accuracy must rise to count as better, for both patiences"
+    )
+    class_weights: Fraction | None = Field(None, description="of this stage; none: the recipe's")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     spatial_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    unfreeze_layers: int | Literal["none", "all"] = Field(
+    unfreeze_layers: Annotated[int, Field(ge=0)] | Literal["none", "all"] = Field(
         "none", description="how many of the backbone's last layers train"
     )
     train_batch_norm: bool = Field(False, description="whether the backbone's batch norms train too")
+
+    @model_validator(mode="after")
+    def _reaches_its_rate(self) -> "StageSettings":
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise ValueError(f"warmup_epochs is for schedule: cosine, not {self.schedule}")
+        if self.epochs and self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than the stage ({self.epochs})")
+        return self
 
 
 class Recipe(Section):
@@ -338,6 +350,9 @@ class Environment(BaseSettings):
     checkpoint_dir: Path = Field(Path("checkpoints"), description="where unfinished trainings are kept")
     release_dir: Path = Field(Path("release"), description="model served while there is no champion")
     monitoring_dir: Path = Field(Path("monitoring"), description="policy; reports go to reports/ in it")
+    service_url: str | None = Field(
+        None, pattern="^https?://", description="address of the service as people reach it, for links to it"
+    )
     alert_webhook: SecretStr | None = Field(None, description="address that alerts are posted to as JSON")
     alert_urls: SecretStr | None = Field(None, description="Apprise addresses of alerts, spaces between them")
     prefect_api_url: str | None = Field(
@@ -369,7 +384,7 @@ class Environment(BaseSettings):
     auth: Literal["auto", "off"] = Field("auto", description="auto: without a token only this machine asks")
     package: Path | None = Field(None, description="serve this package folder instead of the champion")
     runtime: Runtime = Field("auto", description="what computes the model; auto: the best of this machine")
-    threads: int = Field(0, ge=0, description="of the runtime for one call; 0: all cores")
+    threads: int = Field(1, ge=0, description="of the runtime for one call; 0: all cores")
 
 
 def load_settings(path: Path | None = None) -> Settings:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ferops.emotions import EMOTIONS, NUM_EMOTIONS
 from ferops.models.classifier import Card, Images, Predictions
+from ferops.models.cores import cores
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
@@ -130,7 +131,7 @@ class OnnxClassifier:
         if self.provider not in onnxruntime.get_available_providers():
             raise RuntimeUnavailableError(f"this build of ONNX Runtime has no {self.provider}")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or cores()  # by itself it counts the machine's
         options.log_severity_level = 3
         # Spinning threads would take the cores from the service that shares them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

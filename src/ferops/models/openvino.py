@@ -6,7 +6,6 @@ bf16 rounds the factors of every product to 8 bits, so that labels near a border
 judged (`ferops.promotion.judge_variants`) before they are given.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferops.models.classifier import Images
+from ferops.models.cores import cores
 from ferops.models.onnx import OnnxClassifier, RuntimeUnavailableError, Signature
 
 #: Linux' word for instructions that multiply bf16. OpenVINO also says BF16 of CPUs that only emulate it,
@@ -32,12 +32,17 @@ class OpenVinoClassifier(OnnxClassifier):
     def _open(self, model: Path, threads: int) -> Signature:
         openvino = _openvino()
         core = openvino.Core()
-        # LATENCY: one call uses all threads, and calls at one time take turns. The batch stays free: compiled
-        # for a fixed number of images OpenVINO takes other kernels, and in bf16 gives other answers.
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
-        if threads:
-            streams = max(1, _cores() // threads)  # calls at one time
-            options |= {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": str(streams * threads)}
+        # As many calls at one time as there are cores for; by itself OpenVINO counts the machine's. The batch
+        # stays free: compiled for a fixed number of images it takes other kernels, and in bf16 gives other
+        # answers.
+        threads = min(threads or cores(), cores())
+        streams = cores() // threads
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "NUM_STREAMS": str(streams),
+            "INFERENCE_NUM_THREADS": str(streams * threads),
+        }
         self._compiled = core.compile_model(core.read_model(model), "CPU", options)
         self._idle: list[Any] = []
         self._runtime = f"openvino {openvino.__version__.split('-')[0]} (CPU, {self.precision})"
@@ -81,11 +86,6 @@ def cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []))
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _openvino() -> Any:

@@ -6,7 +6,6 @@ there is more to do than can be done.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ferops.emotions import EMOTIONS, UnknownEmotionError, canonical
+from ferops.models.cores import cores
 from ferops.serving import faces, openapi, page
 from ferops.serving.admission import RETRY_AFTER_S, Admission
 from ferops.serving.batcher import Batcher
@@ -64,8 +64,9 @@ def start(app: Starlette, predictor: Predictor, limits: Environment, metrics: Me
     """Make the app ready to answer."""
     metrics = metrics or Metrics()
     admission = Admission(limits.queue, int(limits.queue_mb * 1e6), metrics.held.set)
-    # At least two threads, so that a request which takes long holds up no other.
-    threads = max(2, (os.cpu_count() or 1) // limits.workers)
+    # One more than the runtime computes at one time: while an answer is written or an image decoded, no core
+    # waits, and a request that takes long holds up no other.
+    threads = max(1, cores() // limits.workers // (limits.threads or cores())) + 1
     batcher = Batcher(lambda questions: serving.predictor.predict_each(questions), threads)
     serving = Serving(predictor, limits, metrics, admission, batcher)
     app.state.serving = serving
