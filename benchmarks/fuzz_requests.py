@@ -155,8 +155,16 @@ def feedback(draw: st.DrawFn) -> Sent:
 
 PATHS = (
     *("/", "/predict", "/predict/", "/feedback", "/model", "/about", "/metrics", "/openapi.json", "/docs"),
-    *("/docs.json", "/drift", "/drift/", "/drift/index.html", "/drift/../secret", "/static/page.js"),
-    *("/static/", "/static/../page.py", "/static/%2e%2e/app.py", "/nowhere", "//predict", "/predict/\x00"),
+    *("/docs.json", "/monitoring", "/monitoring/", "/monitoring/index.html", "/monitoring/../secret"),
+    *(
+        "/static/page.js",
+        "/static/",
+        "/static/../page.py",
+        "/static/%2e%2e/app.py",
+        "/nowhere",
+        "//predict",
+        "/predict/\x00",
+    ),
     *("/\ud800", "/" + "a" * 9000, "*", ""),
 )
 

@@ -24,6 +24,7 @@ class Server:
     def __init__(self, url: str, log_dir: Path, package: Path) -> None:
         self.http = httpx.Client(base_url=url, timeout=60)
         self.url, self.log_dir, self.package = url, log_dir, package
+        self.monitoring_dir = log_dir.parent / "monitoring"
 
     def predict(self, *contents: bytes, field: str = "images") -> httpx.Response:
         return self.http.post("/predict", files=[(field, ("face.png", c, "image/png")) for c in contents])

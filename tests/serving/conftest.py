@@ -18,6 +18,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     environment = {
         "FEROPS_PACKAGE": str(package),
         "FEROPS_LOG_DIR": str(folder / "log"),
+        "FEROPS_MONITORING_DIR": str(folder / "monitoring"),
         "FEROPS_WORKERS": "2",
         "FEROPS_MAX_IMAGES": "8",
         "FEROPS_MAX_UPLOAD_MB": "0.1",

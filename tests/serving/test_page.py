@@ -1,6 +1,5 @@
 """The page at `/` as people use it: in a real browser where there is one, and its parts without."""
 
-import json
 import re
 from pathlib import Path
 
@@ -39,18 +38,6 @@ def client(tmp_path):
     return TestClient(app)
 
 
-def write_report(folder, verdict, model_version="3"):
-    folder.mkdir(parents=True)
-    said = {
-        "verdict": verdict,
-        "time": "2026-01-31T12:00:00.000Z",
-        "window": {"model_version": model_version},
-        "report": "/somewhere/private",
-    }
-    (folder / "verdict.json").write_text(json.dumps(said))
-    (folder / "index.html").write_text(f"<h1>{verdict}</h1>")
-
-
 def test_the_page_runs_its_own_scripts_alone(client):
     page = client.get("/")
     assert page.status_code == 200
@@ -71,13 +58,12 @@ def test_strangers_get_the_page_and_not_the_answers(client):
     guarded = TestClient(Access(app, token="secret"))
     assert guarded.get("/").status_code == guarded.get("/static/page.js").status_code == 200
     assert guarded.get("/openapi.json").status_code == 200
-    assert {guarded.get(path).status_code for path in ("/about", "/model", "/drift/")} == {401}
+    assert {guarded.get(path).status_code for path in ("/about", "/model")} == {401}
 
 
 @pytest.mark.parametrize("name", ["page.py", "..%2fpage.py", "index.html", "%2fetc%2fpasswd"])
 def test_nothing_else_can_be_read(client, name):
     assert client.get(f"/static/{name}").status_code == 404
-    assert client.get(f"/drift/{name}").status_code == 404
 
 
 def test_a_built_bento_takes_page_and_detector_along():
@@ -93,21 +79,7 @@ def test_the_model_is_described_with_its_accuracy(client):
     assert about["model"]["version"] == "3"
     assert about["model"]["synthetic"] is True
     assert about["accuracy"] == {"value": 0.61, "interval": [0.59, 0.63], "images": 3589}
-    assert about["drift"] is None
-    assert client.get("/drift/").status_code == 404
-
-
-def test_the_last_drift_verdict_is_shown_and_its_report_can_do_nothing(client, tmp_path):
-    reports = tmp_path / "monitoring" / "reports"
-    write_report(reports / "20260130T120000.000000Z", "healthy")
-    write_report(reports / "20260131T120000.000000Z", "drift")
-    (reports / "20260201T120000.000000Z").mkdir()  # being written
-    about = client.get("/about").json()["drift"]
-    assert (about["verdict"], about["report"]) == ("drift", True)
-    assert "private" not in json.dumps(about)
-    report = client.get("/drift/")
-    assert "drift" in report.text
-    assert "sandbox" in report.headers["content-security-policy"]
+    assert about["drift"] is about["history"] is None
 
 
 def contrast(one, other):

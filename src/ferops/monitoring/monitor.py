@@ -4,7 +4,6 @@
 >>> raise SystemExit(verdict.exit_code)  # doctest: +SKIP
 """
 
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -12,19 +11,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ferops import files, tracking
-from ferops.monitoring import page
+from ferops.monitoring import history_page, page
 from ferops.monitoring.drift import Comparison, compare
 from ferops.monitoring.policy import Policy, load_policy
 from ferops.monitoring.quality import measure
 from ferops.monitoring.verdict import Outcome, Quality, Verdict, WindowSummary
 from ferops.monitoring.window import Window, current_window, read_reference
+from ferops.promotion import versions
 from ferops.promotion.champion import Champion
 from ferops.promotion.release import Release, served_model
 from ferops.serving.prediction_log import timestamp
+from ferops.serving.report_folder import INDEX, REPORTS_FOLDER, address, stamped
+from ferops.settings import Environment
 
 POLICY_FILE = "policy.yaml"
-REPORTS_FOLDER = "reports"
-STAMP = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
+
+#: What MLflow shows as a run's description.
+NOTE_TAG = "mlflow.note.content"
+
+#: Tags of a registered model version: its last verdict and when, and where that is explained.
+VERDICT_TAG = "ferops.last_verdict"
+REPORT_TAG = "ferops.last_report"
 
 
 def monitor(
@@ -113,8 +120,9 @@ def judge(
             files.write_text(beside / "index.html", html)
             files.write_json(beside / "verdict.json", verdict.model_dump(mode="json"))
         if run_id:
-            _log(verdict, folder)
-    _forget_old(folder.parent, policy.keep_reports)
+            _log(verdict, champion, folder)
+    history_page.publish(monitoring_dir)  # before reports go, for it reads them
+    _forget_old(monitoring_dir, policy.keep_reports)
     return verdict
 
 
@@ -172,7 +180,13 @@ def _summary(window: Window, compared: int) -> WindowSummary:
     )
 
 
-def _log(verdict: Verdict, folder: Path) -> None:
+def link(verdict: Verdict) -> str:
+    """Where people read a verdict's report: at the service when `FEROPS_SERVICE_URL` says where that is."""
+    service, folder = Environment().service_url, Path(verdict.report)
+    return address(service, folder.name) if service else str(folder / INDEX)
+
+
+def _log(verdict: Verdict, champion: Champion | Release, folder: Path) -> None:
     import mlflow
 
     metrics = {
@@ -187,14 +201,27 @@ def _log(verdict: Verdict, folder: Path) -> None:
         metrics["labelled"] = float(verdict.quality.labelled)
         if verdict.quality.accuracy is not None:
             metrics["accuracy"] = verdict.quality.accuracy
+    reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
     mlflow.set_tag("synthetic", str(verdict.synthetic).lower())
+    mlflow.set_tag(NOTE_TAG, f"**{verdict.verdict}**, {link(verdict)}\n\n{reasons}")
     mlflow.log_metrics(metrics)
     # Evidently's pages are 4 MB each and stay in the report's folder.
-    for name in ("index.html", "verdict.json"):
+    for name in (INDEX, "verdict.json"):
         mlflow.log_artifact(str(folder / name))
+    if isinstance(champion, Champion):  # a release is in no registry
+        _tag_version(verdict, champion)
 
 
-def _forget_old(reports: Path, keep: int) -> None:
-    stamped = sorted(folder for folder in reports.iterdir() if STAMP.fullmatch(folder.name))
-    for folder in stamped[:-keep]:
+def _tag_version(verdict: Verdict, champion: Champion) -> None:
+    """Show the last verdict where the model's versions are listed."""
+    client = versions.connect()
+    version = versions.find(client, champion.package_sha256, champion.version)
+    if version is not None:  # MLflow's store may be another one than that of the promotion
+        said = {VERDICT_TAG: f"{verdict.verdict}, {verdict.time}", REPORT_TAG: link(verdict)}
+        for name, value in said.items():
+            client.set_model_version_tag(version.name, version.version, name, value)
+
+
+def _forget_old(monitoring_dir: Path, keep: int) -> None:
+    for folder in stamped(monitoring_dir)[:-keep]:
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,8 +3,13 @@
 `bentoml serve` listens on every interface unless told otherwise, and the service cannot know what it was
 told. So each request is judged by the addresses of its own connection: one that came over loopback, from a
 client on loopback, is from this machine; a proxy in between that names its client does not change that.
+
+Links to the monitor's pages are followed by browsers, which send no bearer token: there, and for reading
+alone, the token is taken as a password too, which a browser asks for by itself.
 """
 
+import base64
+import binascii
 import functools
 import hmac
 import ipaddress
@@ -15,6 +20,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse
 
 from ferops.serving.page import PUBLIC
+from ferops.serving.report_folder import ROUTE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -65,7 +71,8 @@ class Access:
             message = "send the header `Authorization: Bearer <token>` with the service's token"
         self._refused()
         body = {"code": "unauthorized", "message": message}
-        response = JSONResponse(body, 401, {"www-authenticate": 'Bearer realm="ferops"'})
+        scheme = "Basic" if self._token is not None and _is_report(scope) else "Bearer"
+        response = JSONResponse(body, 401, {"www-authenticate": f'{scheme} realm="ferops"'})
         await response(scope, receive, send)
 
     def _may_ask(self, scope: "Scope") -> bool:
@@ -73,7 +80,22 @@ class Access:
             return self._anybody or (_is_loopback(scope.get("server")) and _is_loopback(scope.get("client")))
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = (given[0] if len(given) == 1 else b"").partition(b" ")
+        if scheme.lower() == b"basic" and _is_report(scope):
+            return hmac.compare_digest(_password(token), self._token)
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+
+
+def _is_report(scope: "Scope") -> bool:
+    """Whether a page of the monitor is read, which changes nothing, whoever made the browser ask."""
+    return scope.get("method") in ("GET", "HEAD") and scope["path"].startswith(ROUTE)
+
+
+def _password(credentials: bytes) -> bytes:
+    """Of HTTP's Basic scheme (RFC 7617), whatever the user's name; empty where it is none."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
 
 
 def _is_loopback(address: Sequence[object] | None) -> bool:

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from ferops.emotions import EMOTIONS, UnknownEmotionError, canonical
 from ferops.models.cores import cores
-from ferops.serving import faces, openapi, page
+from ferops.serving import faces, openapi, page, reports
 from ferops.serving.admission import RETRY_AFTER_S, Admission
 from ferops.serving.batcher import Batcher
 from ferops.serving.metrics import Measured, Metrics
@@ -256,6 +256,7 @@ app = Starlette(
         Route("/metrics", metrics_page, methods=["GET"]),
         *(Route(path, alive, methods=["GET"]) for path in ("/livez", "/readyz", "/healthz")),
         *page.routes,
+        *reports.routes,
         *openapi.routes,
     ],
     middleware=[Middleware(Measured)],

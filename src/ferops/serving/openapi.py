@@ -134,10 +134,17 @@ SCHEMAS: Schema = {
                             "verdict": {"enum": ["healthy", "drift", "too_few"]},
                             "time": TIME,
                             "model_version": {"type": "string"},
-                            "report": {"type": "boolean", "description": "it can be read at /drift/"},
+                            "report": {
+                                "type": ["string", "null"],
+                                "description": "address of its page, relative to this one",
+                            },
                         }
                     ),
                 ],
+            },
+            "history": {
+                "type": ["string", "null"],
+                "description": "address of the page of all verdicts, relative to this one",
             },
         }
     ),

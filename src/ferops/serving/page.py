@@ -1,4 +1,4 @@
-"""What people open in a browser: `/` to try the model, `/drift/` for the monitor's last report, `/docs`.
+"""What people open in a browser: `/` to try the model, `/docs`; for what the monitor found see `reports.py`.
 
 Plain files without a build step and nothing from other hosts; the headers forbid scripts of anybody else's.
 """
@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from ferops import files
 from ferops.models.onnx import OnnxClassifier
+from ferops.serving.report_folder import INDEX, REPORTS_FOLDER, address, stamped
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -29,18 +30,10 @@ POLICY = (
 )
 #: Swagger UI writes styles into the page.
 DOCS_POLICY = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
-#: A report is one file with all it needs inside, Evidently's with scripts: shut off from everything else.
-REPORT_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "sandbox allow-scripts allow-popups"
-)
-
 #: Files of `static/`, and of Swagger UI, which BentoML brings.
 ASSETS = ("page.css", "page.js", "docs.js")
 SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
 PUBLIC = ("/", "/docs", "/openapi.json", *(f"/static/{name}" for name in (*ASSETS, *SWAGGER)))  # no secrets
-REPORTS = ("index.html", "evidently.html", "quality.html")
 
 
 @functools.cache
@@ -59,7 +52,8 @@ class Whole(FileResponse):
         await super().__call__({**scope, "headers": headers}, receive, send)
 
 
-def _file(path: Path, policy: str) -> Response:
+def static_file(path: Path, policy: str) -> Response:
+    """A file as it is, in a browser that may do no more with it than the content security policy says."""
     headers = {
         "accept-ranges": "none",
         "content-security-policy": policy,
@@ -72,21 +66,21 @@ def _file(path: Path, policy: str) -> Response:
 
 async def index(_: Request) -> Response:
     """The page to try the model on."""
-    return _file(STATIC / "index.html", POLICY)
+    return static_file(STATIC / "index.html", POLICY)
 
 
 async def docs(_: Request) -> Response:
     """The API, described by `/openapi.json`, in Swagger UI."""
-    return _file(STATIC / "docs.html", DOCS_POLICY)
+    return static_file(STATIC / "docs.html", DOCS_POLICY)
 
 
 async def asset(request: Request) -> Response:
     """Scripts and styles of the two."""
     name = request.path_params["name"]
     if name in ASSETS:
-        return _file(STATIC / name, POLICY)
+        return static_file(STATIC / name, POLICY)
     if name in SWAGGER:
-        return _file(_swagger() / name, POLICY)
+        return static_file(_swagger() / name, POLICY)
     raise HTTPException(404)
 
 
@@ -94,7 +88,7 @@ async def about(request: Request) -> Response:
     """Model, recorded accuracy and last drift verdict, as the page shows them."""
     serving = request.app.state.serving
     classifier, monitoring = serving.predictor.classifier, serving.limits.monitoring_dir
-    drift = await anyio.to_thread.run_sync(last_verdict, monitoring)
+    found = await anyio.to_thread.run_sync(monitored, monitoring)
     return JSONResponse(
         {
             "model": {
@@ -105,18 +99,9 @@ async def about(request: Request) -> Response:
                 "trained_on": list(classifier.card.training_data.datasets),
             },
             "accuracy": recorded_accuracy(classifier),
-            "drift": drift and {name: drift[name] for name in ("verdict", "time", "model_version", "report")},
+            **found,
         }
     )
-
-
-async def drift(request: Request) -> Response:
-    """The monitor's last report."""
-    name = request.path_params.get("name") or "index.html"
-    found = await anyio.to_thread.run_sync(last_verdict, request.app.state.serving.limits.monitoring_dir)
-    if found is None or name not in REPORTS or not (path := found["folder"] / name).is_file():
-        raise HTTPException(404)
-    return _file(path, REPORT_POLICY)
 
 
 def recorded_accuracy(classifier: OnnxClassifier) -> dict[str, Any] | None:
@@ -129,17 +114,21 @@ def recorded_accuracy(classifier: OnnxClassifier) -> dict[str, Any] | None:
         return None
 
 
-def last_verdict(monitoring: Path) -> dict[str, Any] | None:
-    """The newest report under `reports/`: verdict, time, model_version, folder, and whether it has a page."""
-    for folder in sorted((monitoring / "reports").glob("*T*Z"), reverse=True):
+def monitored(monitoring: Path) -> dict[str, Any]:
+    """The monitor's last verdict, and the addresses of its report and of the history, relative to `/`."""
+    history = (monitoring / REPORTS_FOLDER / INDEX).is_file()
+    return {"drift": _last_verdict(monitoring), "history": address(".") if history else None}
+
+
+def _last_verdict(monitoring: Path) -> dict[str, Any] | None:
+    for folder in reversed(stamped(monitoring)):
         try:
             said = files.read_json(folder / "verdict.json")
             return {
                 "verdict": said["verdict"],
                 "time": said["time"],
                 "model_version": said["window"]["model_version"],
-                "report": (folder / "index.html").is_file(),
-                "folder": folder,
+                "report": address(".", folder.name) if (folder / INDEX).is_file() else None,
             }
         except (OSError, ValueError, KeyError, TypeError):
             continue  # another version's, or half removed
@@ -151,6 +140,4 @@ routes = [
     Route("/docs", docs, methods=["GET"]),
     Route("/static/{name}", asset, methods=["GET"]),
     Route("/about", about, methods=["GET"]),
-    Route("/drift/", drift, methods=["GET"]),
-    Route("/drift/{name}", drift, methods=["GET"]),
 ]

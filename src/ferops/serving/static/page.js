@@ -157,7 +157,7 @@ function fact(term, value, link) {
 async function about() {
   let facts = [];
   try {
-    const { model, accuracy, drift } = await call("about");
+    const { model, accuracy, drift, history } = await call("about");
     $("synthetic").hidden = !model.synthetic;
     const range = accuracy?.interval ? ` (${accuracy.interval.map(percent).join(" to ")})` : "";
     const verdicts = { healthy: "healthy", drift: "drift found", too_few: "too few predictions to say" };
@@ -166,7 +166,9 @@ async function about() {
       ...fact("Served because it is", { champion: "the champion", release: "the release", package: "a package under trial" }[model.source] ?? model.source),
       ...fact("Trained on", (model.trained_on.join(", ") || "not known") + (model.synthetic ? " (synthetic faces)" : "")),
       ...fact("Accuracy on its test images", accuracy ? `${percent(accuracy.value)}${range}, ${accuracy.images} images` : "not recorded with this model"),
-      ...fact("Drift", drift ? `${verdicts[drift.verdict] ?? drift.verdict}, ${new Date(drift.time).toLocaleString()}` : "not monitored here yet", drift?.report && "drift/"),
+      ...fact("Drift", drift ? `${verdicts[drift.verdict] ?? drift.verdict}, ${new Date(drift.time).toLocaleString()}` : "not monitored here yet", drift?.report),
+      ...(history ? fact("Monitoring", "all verdicts so far", history) : []),
+      ...((drift?.report || history) && $("token").value ? fact("Its pages ask for a password", "it is the access token, with any name") : []),
     ];
   } catch (error) {
     facts = fact("Not shown", error.message);
