@@ -1,6 +1,7 @@
 """Images out of a multipart request, refused as soon as they are too many or too large."""
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -19,6 +20,17 @@ MAX_OTHER_FIELDS = 64
 
 #: Of those, named in the refusal of a form without an image, and letters of a name.
 NAMED_FIELDS, NAME_LETTERS = 5, 40
+
+#: A body of at most so many bytes waits until it is whole, for then it can be cut; a larger one is parsed as it
+#: comes.
+CUT_BYTES = 1_000_000
+
+#: A form's type, and the head of a file in it, as browsers, curl and Python's clients write them.
+_PLAIN_TYPE = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z-]+)")
+_PLAIN_HEAD = re.compile(
+    rb'\r\n(?i:Content-Disposition): form-data; name="(?:%b)"(?:; filename="[^"\\\r\n]*")?\r\n'
+    rb"(?:(?i:Content-Type): [!-~ ]*\r\n)?\r\n" % "|".join(FIELDS).encode()
+)
 
 # It would write a line for each damaged form; its client is told.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -134,24 +146,25 @@ async def read_images(
     Raises:
         UploadError: 415 for another content type, 413 for too much, 400 for a damaged body or no image.
     """
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data":
-        raise UploadError(
-            415,
-            "unsupported_media_type",
-            f"send multipart/form-data with image files in the field `{FIELDS[0]}`: "
-            f"curl -F {FIELDS[0]}=@face.png …/predict",
-        )
-    boundary = options.get(b"boundary")
+    boundary = _boundary(request.headers.get("content-type", ""))
     parts = _Parts(max_images, max_bytes)
     try:
         if not boundary:
             raise FormParserError("no boundary in the content type")
+        body = _limited(request, min(max_request_bytes, max_images * (max_bytes + PART_OVERHEAD)), take)
+        held = bytearray()
+        async for chunk in body:
+            held += chunk
+            if len(held) > CUT_BYTES:
+                break
+        else:
+            images = cut(bytes(held), boundary)
+            if images and len(images) <= max_images and max(map(len, images)) <= max_bytes:
+                return images
         callbacks = {name: getattr(parts, name) for name in CALLBACKS}
         parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
-        limit = min(max_request_bytes, max_images * (max_bytes + PART_OVERHEAD))
-        async for chunk in _limited(request, limit):
-            take(len(chunk))
+        parser.write(bytes(held))
+        async for chunk in body:
             parser.write(chunk)
         parser.finalize()
     except (FormParserError, UnicodeError) as error:
@@ -168,7 +181,39 @@ async def read_images(
     return parts.images
 
 
-async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
+def cut(body: bytes, boundary: bytes) -> list[bytes] | None:
+    """The files of a form that has nothing but images in the plainest of forms, else nothing.
+
+    It gives what the parser gives, in a sixth of the time: that one goes through a form in Python.
+    """
+    before, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary)
+    if before or not parts or parts.pop() not in (b"--", b"--\r\n"):
+        return None
+    images = []
+    for part in parts:
+        head = _PLAIN_HEAD.match(part)
+        if head is None or head.end() == len(part):  # a file input left empty is no image
+            return None
+        images.append(part[head.end() :])
+    return images
+
+
+def _boundary(content_type: str) -> bytes | None:
+    plain = _PLAIN_TYPE.fullmatch(content_type)
+    if plain:
+        return plain[1].encode()
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data":
+        raise UploadError(
+            415,
+            "unsupported_media_type",
+            f"send multipart/form-data with image files in the field `{FIELDS[0]}`: "
+            f"curl -F {FIELDS[0]}=@face.png …/predict",
+        )
+    return options.get(b"boundary")
+
+
+async def _limited(request: Request, limit: int, take: Callable[[int], None]) -> AsyncIterator[bytes]:
     received = 0
     announced = request.headers.get("content-length", "")
     # No need to wait for all that; a number of thousands of digits is none to Python.
@@ -178,6 +223,7 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
         received += len(chunk)
         if received > limit:
             raise _too_large(limit)
+        take(len(chunk))
         yield chunk
 
 
