@@ -107,6 +107,7 @@ class Workplace:
                     "probabilities": probabilities,
                     "embedding": [row[f"embedding_{i}"] for i in range(8)],
                     "descriptors": {name: row[name] for name in DESCRIPTORS},
+                    **({"client": row["client"]} if "client" in row else {}),
                 }
             )
         self._append("predictions", time, lines)

@@ -2,15 +2,23 @@
 
 from datetime import timedelta
 
-from ferops.monitoring.verdict import ColumnDrift, Outcome, Verdict, WindowSummary
+from ferops.monitoring.verdict import ColumnDrift, Outcome, Repeats, Verdict, WindowSummary
 from ferops.serving.prediction_log import timestamp
 from tiny_log import NOW
 
 
 def verdict(
-    outcome: Outcome, *columns: str, hour: float = 0, version: str = "v3-0a1b2c3d", action: str | None = None
+    outcome: Outcome,
+    *columns: str,
+    hour: float = 0,
+    version: str = "v3-0a1b2c3d",
+    action: str | None = None,
+    repeated: float = 0.0,
 ) -> Verdict:
-    """A verdict `hour` hours after 2026-03-01 12:00 UTC, in which these columns have drifted."""
+    """A verdict `hour` hours after 2026-03-01 12:00 UTC, in which these columns have drifted.
+
+    The share `repeated` of its predictions is of one image.
+    """
     reasons = {
         "healthy": ("nothing watched has moved beyond its threshold",),
         "too_few": (f"12 predictions of version {version} in the last 24 hours; the policy asks for 100",),
@@ -52,4 +60,11 @@ def verdict(
         champion="fer-classifier",
         mlflow_run_id=None,
         report="monitoring/reports/20260301T120000.000000Z",
+        repeats=Repeats(
+            images=round(500 * (1 - repeated)),
+            repeated=repeated,
+            largest_image=repeated,
+            largest_client=None,
+            noticed=("images",) if repeated > 0.2 else (),
+        ),
     )

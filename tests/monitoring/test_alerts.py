@@ -229,6 +229,26 @@ def test_a_start_that_failed_is_tried_again_under_the_same_key(monitor):
     assert len(monitor.starts) == 2 and len(set(monitor.starts)) == 1  # Prefect takes both for one
 
 
+def test_an_image_that_is_sent_again_and_again_is_told_once_and_starts_nothing(monitor):
+    monitor.sees("healthy", repeated=0.62, times=30)
+    assert monitor.told() == [("detected", "images")]
+    (alert,) = monitor.alerts
+    assert alert.title == "Repeated images, fer-classifier v3-0a1b2c3d"
+    assert alert.reasons == (
+        "one image makes 62% of the window; the 190 different ones were compared, each once",
+    )
+    assert (alert.event, alert.start) == ("ferops.repeats.detected", "none")
+    monitor.sees("healthy", times=2)
+    assert monitor.told()[1:] == [("recovered", "images")]
+    assert monitor.starts == []
+
+
+def test_drift_beside_repeated_images_is_a_finding_of_its_own_that_names_them(monitor):
+    monitor.sees("drift", "brightness", repeated=0.3, times=2)
+    assert monitor.told() == [("detected", "brightness"), ("detected", "images")]
+    assert "one image makes 30%" in monitor.alerts[0].body
+
+
 def test_every_kind_of_finding_has_a_headline():
     assert set(HEADLINES) == set(type(shipped().actions).model_fields) - {
         "windows_apart_hours",

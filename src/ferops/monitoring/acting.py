@@ -141,7 +141,11 @@ def _advanced(state: State, verdict: Verdict, policy: Policy) -> State:
     # Both ways: after a clock that was ahead, windows must not be passed over until its time has come.
     if counted is None or abs(hours(counted, verdict.time)) >= actions.windows_apart_hours:
         counted = verdict.time
-        responses: dict[Kind, Response] = {"drift": actions.drift, "too_few": actions.too_few}
+        responses: dict[Kind, Response] = {
+            "drift": actions.drift,
+            "too_few": actions.too_few,
+            "repeats": actions.repeats,
+        }
         for kind, response in responses.items():
             watches[kind], alerts = advance(kind, watches.get(kind, Watch()), verdict, response)
             outbox += [Pending(alert=alert) for alert in alerts]

@@ -1,9 +1,10 @@
 """When a finding is worth an alert, and when it is over: one finding is one alert, however often it is seen.
 
-A finding is a kind of verdict about one version of the model, with the parts that it names: columns, the
-embedding, the accuracy. Told is a part that was not told before, once it has lasted as many windows as the
-policy asks for. Columns that come and go at their thresholds are told once; the end is told when as many
-windows have passed without a finding. What comes back after that stays silent for the policy's hours.
+A finding is a kind of verdict about one version of the model, or images that are repeated whatever the
+verdict, with the parts that it names: columns, the embedding, the accuracy. Told is a part that was not told
+before, once it has lasted as many windows as the policy asks for. Columns that come and go at their
+thresholds are told once; the end is told when as many windows have passed without a finding. What comes back
+after that stays silent for the policy's hours.
 
 No clock, no disk and no network here: `ferops.monitoring.acting` keeps what was seen and sends what is told.
 """
@@ -15,10 +16,14 @@ from typing import Any, Literal
 from ferops.monitoring.policy import Response
 from ferops.monitoring.verdict import Record, Verdict
 
-Kind = Literal["drift", "too_few"]
+Kind = Literal["drift", "too_few", "repeats"]
 Status = Literal["detected", "recovered", "test"]
 
-HEADLINES: dict[Kind, str] = {"drift": "Drift", "too_few": "Too few predictions"}
+HEADLINES: dict[Kind, str] = {
+    "drift": "Drift",
+    "too_few": "Too few predictions",
+    "repeats": "Repeated images",
+}
 
 
 class Alert(Record):
@@ -135,6 +140,22 @@ def parts(verdict: Verdict) -> tuple[str, ...]:
     return tuple(named) or (verdict.verdict,)
 
 
+def _has(kind: Kind, verdict: Verdict) -> bool:
+    if kind == "repeats":  # one client is often the only one there is: said in the verdict, no finding
+        return verdict.repeats is not None and "images" in verdict.repeats.noticed
+    return verdict.verdict == kind
+
+
+def _parts(kind: Kind, verdict: Verdict) -> tuple[str, ...]:
+    return ("images",) if kind == "repeats" else parts(verdict)
+
+
+def _reasons(kind: Kind, verdict: Verdict) -> tuple[str, ...]:
+    if kind == "repeats":
+        return verdict.notes or ("no image is repeated much",)
+    return verdict.reasons + verdict.notes
+
+
 def advance(
     kind: Kind, watch: Watch, verdict: Verdict, response: Response
 ) -> tuple[Watch, tuple[Alert, ...]]:
@@ -151,7 +172,7 @@ def advance(
                 _alert(kind, "recovered", watch, verdict, (f"{version} is served now, and judged afresh",)),
             )
         watch = Watch(model_version=version, told=watch.told)
-    if verdict.verdict == kind:
+    if _has(kind, verdict):
         watch, more = _seen(kind, watch, verdict, response)
     elif kind == "drift" and verdict.verdict == "too_few":
         more = ()  # neither drift nor health
@@ -161,7 +182,7 @@ def advance(
 
 
 def _seen(kind: Kind, watch: Watch, verdict: Verdict, response: Response) -> tuple[Watch, tuple[Alert, ...]]:
-    named = parts(verdict)
+    named = _parts(kind, verdict)
     watch = watch.model_copy(
         update={
             "since": watch.since or verdict.time,
@@ -178,7 +199,7 @@ def _seen(kind: Kind, watch: Watch, verdict: Verdict, response: Response) -> tup
     new = tuple(part for part in lasting if part not in watch.open and _key(watch, part) not in silent)
     if not new:
         return watch, ()
-    alert = _alert(kind, "detected", watch, verdict, verdict.reasons, new)
+    alert = _alert(kind, "detected", watch, verdict, _reasons(kind, verdict), new)
     told = {**silent, **{_key(watch, part): verdict.time for part in named}}
     opened = (*watch.open, *(part for part in named if part not in watch.open))
     return watch.model_copy(update={"open": opened, "told": told}), (alert,)
@@ -203,7 +224,7 @@ def _not_seen(
     )
     if not watch.open:
         return over, ()
-    return over, (_alert(kind, "recovered", watch, verdict, verdict.reasons),)
+    return over, (_alert(kind, "recovered", watch, verdict, _reasons(kind, verdict)),)
 
 
 def _recent(watch: Watch, verdict: Verdict, response: Response) -> dict[str, str]:
@@ -233,12 +254,12 @@ def _alert(
         model=verdict.champion,
         model_version=watch.model_version,
         synthetic=verdict.synthetic,
-        parts=watch.open if status == "recovered" else parts(verdict),
+        parts=watch.open if status == "recovered" else _parts(kind, verdict),
         new=new,
         reasons=reasons,
         since=watch.since,
         windows=watch.windows,
         predictions=verdict.window.rows,
-        start=verdict.action,
+        start="none" if kind == "repeats" else verdict.action,
         report=verdict.report,
     )

@@ -14,8 +14,8 @@ from ferops import files, tracking
 from ferops.monitoring import history_page, page
 from ferops.monitoring.drift import Comparison, compare
 from ferops.monitoring.policy import Policy, load_policy
-from ferops.monitoring.quality import measure
-from ferops.monitoring.verdict import Outcome, Quality, Verdict, WindowSummary
+from ferops.monitoring.quality import by_day, measure
+from ferops.monitoring.verdict import DayQuality, Outcome, Quality, Verdict, WindowSummary
 from ferops.monitoring.window import Window, current_window, read_reference
 from ferops.promotion import versions
 from ferops.promotion.champion import Champion
@@ -77,12 +77,14 @@ def judge(
     policy = load_policy(policy_path)
     reference = read_reference(package, policy)
     window = current_window(log_dir, champion.label, policy, now)
-    enough = window.usable >= policy.window.minimum_predictions
+    enough = window.repeats.images >= policy.window.minimum_predictions
     current = window.rows
     comparison = compare(current, reference.rows, reference.embedding, policy) if enough else None
     quality, labelled = None, None
+    days: tuple[DayQuality, ...] = ()
     if policy.quality:
         quality, labelled = measure(window.labelled, reference.rows, policy)
+        days = by_day(log_dir, policy.quality, now)
     outcome, reasons = _decide(window, comparison, quality, policy)
     folder = monitoring_dir / REPORTS_FOLDER / now.strftime("%Y%m%dT%H%M%S.%fZ")
     tags = {
@@ -109,6 +111,8 @@ def judge(
             champion=champion.model,
             mlflow_run_id=run_id,
             report=str(folder),
+            repeats=window.repeats,
+            days=days,
         )
         snapshots = {"evidently.html": comparison.snapshot} if comparison else {}
         if labelled:
@@ -149,8 +153,9 @@ def _decide(
     if reasons:
         return "drift", tuple(reasons)
     if comparison is None:
+        different = f"{window.repeats.images} different images in " if window.repeats.repeated else ""
         return "too_few", (
-            f"{window.usable} predictions of version {window.model_version} in the last "
+            f"{different}{window.usable} predictions of version {window.model_version} in the last "
             f"{policy.window.hours:g} hours; the policy asks for {policy.window.minimum_predictions}",
         )
     return "healthy", ("nothing watched has moved beyond its threshold",)
@@ -191,6 +196,7 @@ def _log(verdict: Verdict, champion: Champion | Release, folder: Path) -> None:
 
     metrics = {
         "rows": float(verdict.window.rows),
+        **({"repeated": verdict.repeats.repeated} if verdict.repeats else {}),
         "drifted_columns": float(sum(column.drifted for column in verdict.columns)),
         **{f"size.{column.name}": column.size for column in verdict.columns},
         **{f"p_value.{column.name}": column.p_value for column in verdict.columns},

@@ -64,6 +64,15 @@ class QualityPolicy(Section):
 
     minimum_labelled: int = Field(ge=10)
     max_accuracy_drop: Fraction
+    days: int = Field(ge=1, le=90, description="UTC days that the report shows one by one")
+    minimum_daily: int = Field(ge=1, description="a day's share of fewer labels is not shown")
+
+
+class RepeatsPolicy(Section):
+    """From when on a window is said to be one image or one client again and again."""
+
+    images: Fraction = Field(description="share of the predictions that repeat another one's image")
+    client: Fraction = Field(description="share of the predictions that the largest client sent")
 
 
 class Response(Section):
@@ -80,8 +89,15 @@ class Actions(Section):
 
     drift: Response
     too_few: Response
+    repeats: Response
     windows_apart_hours: float = Field(ge=0, description="verdicts closer together are one window")
     retry_hours: float = Field(ge=0, description="an alert that a channel refused is offered to it so long")
+
+    @model_validator(mode="after")
+    def _repeats_start_nothing(self) -> "Actions":
+        if self.repeats.start != "none":
+            raise ValueError("repeats.start must be none: one image again and again teaches no model")
+        return self
 
 
 class LogPolicy(Section):
@@ -99,6 +115,7 @@ class Policy(Section):
     columns: Mapping[str, ColumnPolicy]
     embedding: EmbeddingPolicy | None = Field(description="null does not watch it")
     quality: QualityPolicy | None = Field(description="null does not watch it")
+    repeats: RepeatsPolicy
     actions: Actions
     log: LogPolicy
     keep_reports: int = Field(ge=1, description="report folders kept; older ones are deleted")

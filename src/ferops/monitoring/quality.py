@@ -1,6 +1,10 @@
 """Accuracy on the predictions that people sent feedback for, against the reference's."""
 
 import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +15,12 @@ from scipy.stats import fisher_exact
 from sklearn.exceptions import UndefinedMetricWarning
 
 from ferops.emotions import EMOTIONS
-from ferops.monitoring.policy import Policy, WindowPolicy
-from ferops.monitoring.verdict import Quality
+from ferops.monitoring.policy import Policy, QualityPolicy, WindowPolicy
+from ferops.monitoring.verdict import DayQuality, Quality, Share
+from ferops.serving.log_reader import LAST_WORDS, one, read_log
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 #: Standard normal quantile of a two-sided 95 % interval.
 Z = 1.959964
@@ -58,6 +66,56 @@ def measure(
         ),
         snapshot,
     )
+
+
+def by_day(log_dir: Path, policy: QualityPolicy, now: datetime) -> tuple[DayQuality, ...]:
+    """Accuracy and recall of each UTC day's predictions, from all feedback that the log holds.
+
+    Feedback counts for the day of its prediction, however late and in whichever order it comes; the last
+    word on a prediction counts, and an image that was sent repeatedly counts once a day. Joined and counted
+    in SQL: what is held in memory grows with the feedback, not with the predictions.
+
+    Args:
+        log_dir: the prediction log.
+        policy: how many days back.
+        now: aware; later predictions do not count.
+
+    Returns:
+        A record for each day and model version with feedback, in this order.
+    """
+    first = datetime.combine(now.astimezone(UTC).date() - timedelta(days=policy.days - 1), time(), UTC)
+
+    def count(log: "DuckDBPyConnection") -> list[tuple[Any, ...]]:
+        log.execute(f"CREATE TABLE words AS {LAST_WORDS}")
+        if not one(log, "SELECT count(*) FROM words")[0]:
+            return []  # nothing to look for among perhaps millions of predictions
+        return log.execute(
+            "SELECT day, model_version, emotion, count(*), count(*) FILTER (label = emotion) FROM ("
+            "SELECT time::DATE AS day, model_version, emotion, label FROM predictions JOIN words USING (id) "
+            "WHERE time BETWEEN ? AND ? QUALIFY row_number() OVER "
+            "(PARTITION BY day, model_version, hash(descriptors) ORDER BY said DESC, id) = 1"
+            ") GROUP BY ALL ORDER BY ALL",
+            [first, now],
+        ).fetchall()
+
+    found: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+    for day, version, emotion, labelled, right in read_log(log_dir, count, since=first):
+        found.setdefault((day.isoformat(), version), {})[emotion] = (labelled, right)
+    return tuple(_day(day, version, emotions) for (day, version), emotions in found.items())
+
+
+def _day(day: str, version: str, emotions: Mapping[str, tuple[int, int]]) -> DayQuality:
+    labelled, right = (sum(counts) for counts in zip(*emotions.values(), strict=True))
+    return DayQuality(
+        day=day,
+        model_version=version,
+        accuracy=_share(labelled, right),
+        recall={emotion: _share(*emotions[emotion]) for emotion in EMOTIONS if emotion in emotions},
+    )
+
+
+def _share(labelled: int, right: int) -> Share:
+    return Share(labelled=labelled, right=right, interval=wilson(right, labelled))
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:

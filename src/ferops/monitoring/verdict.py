@@ -47,6 +47,38 @@ class WindowSummary(Record):
     torn_lines: int
 
 
+class Repeats(Record):
+    """How far the window is one image, or one client, again and again.
+
+    Attributes:
+        images: different ones among the usable predictions; each counts once in the tests.
+        repeated: share of the predictions that repeat another one's image.
+        largest_image: share of the image that came most often.
+        largest_client: at most this share came from one client; none when the log does not tell.
+        noticed: which of them are over the policy's limit.
+    """
+
+    images: int
+    repeated: float
+    largest_image: float
+    largest_client: float | None
+    noticed: tuple[Literal["images", "client"], ...]
+
+    def sentences(self) -> tuple[str, ...]:
+        """What was noticed, for a person."""
+        said = []
+        if "images" in self.noticed:
+            said.append(
+                f"one image makes {self.largest_image:.0%} of the window"
+                if self.largest_image > self.repeated / 2
+                else f"{self.repeated:.0%} of the predictions repeat an image"
+            )
+            said[-1] += f"; the {self.images} different ones were compared, each once"
+        if "client" in self.noticed and self.largest_client is not None:
+            said.append(f"one client sent up to {self.largest_client:.0%} of the predictions")
+        return tuple(said)
+
+
 class ColumnDrift(Record):
     """One watched column.
 
@@ -90,7 +122,7 @@ class Quality(Record):
     """Accuracy where feedback came in.
 
     Attributes:
-        labelled: predictions with feedback.
+        labelled: images with feedback; one that was sent repeatedly counts once.
         accuracy, interval: of those, with its 95 % interval (Wilson); none without any.
         reference_accuracy: on the validation split, which model selection saw: a little flattering.
         recall: per true emotion that was fed back.
@@ -109,6 +141,39 @@ class Quality(Record):
     drifted: bool | None
 
 
+class Share(Record):
+    """A share of right answers among some with feedback, with its 95 % interval (Wilson).
+
+    Attributes:
+        labelled: how many have feedback.
+        right: how many of them were right.
+    """
+
+    labelled: int
+    right: int
+    interval: tuple[float, float]
+
+    @property
+    def value(self) -> float:
+        """0 to 1."""
+        return self.right / self.labelled
+
+
+class DayQuality(Record):
+    """Accuracy of one version's predictions of one day, as far as feedback has come until now.
+
+    Attributes:
+        day: UTC, ISO; of the prediction, whenever its feedback came.
+        accuracy: of the images with feedback.
+        recall: per true emotion that was fed back.
+    """
+
+    day: str
+    model_version: str
+    accuracy: Share
+    recall: dict[str, Share]
+
+
 class Verdict(Record):
     """What the monitor found; `verdict.json` in the report's folder.
 
@@ -117,6 +182,8 @@ class Verdict(Record):
         synthetic: True when the champion was trained on the synthetic faces.
         reasons: sentences for a person, most important first.
         columns: most moved first; empty when there were too few predictions.
+        repeats: of images and clients; none in verdicts before these were counted.
+        days: accuracy by day, oldest first; a day's figures change while feedback to it comes in.
         reference_sha256, policy_sha256: what it was compared with, and by which rules.
         report: the folder with index.html, verdict.json and Evidently's own pages.
     """
@@ -136,6 +203,13 @@ class Verdict(Record):
     champion: str
     mlflow_run_id: str | None
     report: str
+    repeats: Repeats | None = None
+    days: tuple[DayQuality, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that qualify the verdict."""
+        return self.repeats.sentences() if self.repeats else ()
 
     @property
     def exit_code(self) -> int:
@@ -146,5 +220,6 @@ class Verdict(Record):
         """One line for a terminal: the verdict, why, on what, and where to read more."""
         data = " (synthetic faces)" if self.synthetic else ""
         why = "; ".join(self.reasons[:3])
+        notes = "".join(f"; note: {note}" for note in self.notes)
         action = "" if self.action == "none" else f"; asks for {self.action}"
-        return f"{self.verdict}{data}: {why}{action}; report: {self.report}/index.html"
+        return f"{self.verdict}{data}: {why}{notes}{action}; report: {self.report}/index.html"

@@ -7,7 +7,7 @@ descriptors, `embedding_<i>` where the model has an embedding, and in the refere
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ from ferops import files
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.emotions import EMOTIONS
 from ferops.monitoring.policy import CATEGORICAL, Policy
-from ferops.serving.log_reader import flat, one, read_log
+from ferops.monitoring.verdict import Repeats
+from ferops.serving.log_reader import LAST_WORDS, flat, one, read_log
 from ferops.serving.prediction_log import timestamp
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ class Window:
     """The champion's predictions of the last hours.
 
     Attributes:
-        rows: a sample of the usable predictions, or all where there are no more, oldest first.
-        usable: how many there are.
-        labelled: label and true emotion of each usable prediction that has feedback.
+        rows: a sample of the images, or all where there are no more, each once, oldest first.
+        usable: how many predictions there are that can be compared.
+        repeats: how many of them are one image, or one client, again and again.
+        labelled: label and true emotion of each image that has feedback.
         start, end: times of the first and last, ISO UTC; none when there are no rows.
         model_version: the champion's.
         other_versions_ignored: predictions of other versions in the same hours.
@@ -47,6 +49,7 @@ class Window:
 
     rows: pd.DataFrame
     usable: int
+    repeats: Repeats
     labelled: pd.DataFrame
     start: str | None
     end: str | None
@@ -74,16 +77,22 @@ class Reference:
 def current_window(log_dir: Path, model_version: str, policy: Policy, now: datetime) -> Window:
     """Read the predictions of `policy.window.hours` until `now` (aware, UTC) from the log.
 
-    What is read is counted and drawn from where it lies: memory does not grow with the number of rows. The
-    draw takes the rows whose id, hashed with the policy's seed, comes first. It depends neither on their
-    order nor on whether their day is compacted.
+    What is read is counted and drawn from where it lies: memory does not grow with the number of rows.
+
+    An image that was sent repeatedly counts once: its predictions are one piece of evidence. Images are told
+    apart by their eight descriptors, which take as many values as images do (the 30,766 different images of
+    FER2013 have 30,766 of them), so that the log needs nothing more for it.
+
+    The draw takes the images whose id, hashed with the policy's seed, comes first. It depends neither on
+    their order nor on whether their day is compacted.
     """
     begin = now - timedelta(hours=policy.window.hours)
 
     def select(log: "DuckDBPyConnection") -> Window:
         log.execute(
-            f"CREATE TABLE seen AS SELECT id, time, label, {_usable(policy)} AS usable, "
-            "model_version = ? AS mine FROM predictions WHERE id IS NULL OR time BETWEEN ? AND ?",
+            "CREATE TABLE seen AS SELECT id, time, label, client, hash(descriptors) AS image, "
+            f"{_usable(policy)} AS usable, model_version = ? AS mine FROM predictions "
+            "WHERE id IS NULL OR time BETWEEN ? AND ?",
             [model_version, begin, now],
         )
         torn, others, unusable = one(
@@ -94,20 +103,23 @@ def current_window(log_dir: Path, model_version: str, policy: Policy, now: datet
         log.execute("CREATE VIEW counted AS FROM seen WHERE mine AND usable")
         usable, start, end = one(log, "SELECT count(*), min(time), max(time) FROM counted")
         log.execute(
-            "CREATE TABLE drawn AS SELECT id FROM counted ORDER BY md5(? || id), id LIMIT ?",
+            "CREATE TABLE once AS SELECT min(id) AS id, count(*) AS times FROM counted GROUP BY image"
+        )
+        log.execute(
+            "CREATE TABLE drawn AS SELECT id FROM once ORDER BY md5(? || id), id LIMIT ?",
             [f"{policy.window.seed}:", policy.window.sample],
         )
         rows = flat(log, "SELECT * FROM predictions WHERE id IN (FROM drawn) ORDER BY time, id")
         numbers = [name for name in policy.columns if name not in CATEGORICAL]
         rows[numbers] = comparable(rows[numbers].to_numpy(np.float64))
         labelled = log.execute(
-            "SELECT label, emotion FROM counted JOIN "
-            "(SELECT id, arg_max(emotion, time) AS emotion FROM feedback WHERE id IS NOT NULL GROUP BY id) "
-            "USING (id) ORDER BY id"
+            f"SELECT label, emotion FROM counted JOIN ({LAST_WORDS}) USING (id) "
+            "QUALIFY row_number() OVER (PARTITION BY image ORDER BY said DESC, id) = 1 ORDER BY id"
         ).df()
         return Window(
             rows=rows,
             usable=usable,
+            repeats=_repeats(log, usable, policy),
             labelled=labelled,
             start=timestamp(start) if start else None,
             end=timestamp(end) if end else None,
@@ -118,6 +130,32 @@ def current_window(log_dir: Path, model_version: str, policy: Policy, now: datet
         )
 
     return read_log(log_dir, select, since=begin)
+
+
+def _repeats(log: "DuckDBPyConnection", usable: int, policy: Policy) -> Repeats:
+    images, most = one(log, "SELECT count(*), coalesce(max(times), 0) FROM once")
+    # A bucket means another client on the next day. That the largest of each day are one client is the most
+    # that can be said of a window of two days.
+    largest, known = one(
+        log,
+        "SELECT sum(largest), sum(known) FROM (SELECT max(sent) AS largest, sum(sent) AS known FROM "
+        "(SELECT time::DATE AS day, count(*) AS sent FROM counted WHERE client IS NOT NULL "
+        "GROUP BY day, client) GROUP BY day)",
+    )
+    repeated = 1 - images / usable if usable else 0.0
+    largest_client = float(largest / known) if known else None
+    noticed: list[Literal["images", "client"]] = []
+    if repeated > policy.repeats.images:
+        noticed.append("images")
+    if largest_client is not None and largest_client > policy.repeats.client:
+        noticed.append("client")
+    return Repeats(
+        images=images,
+        repeated=repeated,
+        largest_image=most / usable if usable else 0.0,
+        largest_client=largest_client,
+        noticed=tuple(noticed),
+    )
 
 
 def _usable(policy: Policy) -> str:

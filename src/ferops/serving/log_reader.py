@@ -64,6 +64,12 @@ _LAST: dict[Kind, str] = {
 #: DuckDB can do where the order of records may change.
 PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE_BYTES '32MB'"
 
+#: The last word on each id that people gave feedback to, and when it was said.
+LAST_WORDS = (
+    "SELECT id, arg_max(emotion, time) AS emotion, max(time) AS said "
+    "FROM feedback WHERE id IS NOT NULL GROUP BY id"
+)
+
 _TEXT = {"time": "VARCHAR"}
 
 #: DuckDB's own memory; beyond it, it goes to the disk. Two threads parse as fast as the report needs, and
