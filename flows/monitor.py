@@ -7,7 +7,7 @@ python flows/monitor.py                   # here and now
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 
@@ -51,7 +51,14 @@ def start(deployment: str, key: str) -> str:
 
 @task(cache_policy=NO_CACHE)
 def publish(verdict: Verdict, reaction: Reaction) -> None:
-    """Markdown artifact with the verdict, what moved, what was told and what was started."""
+    """Artifacts: the verdict with what moved, was told and was started; and, at the service, the report."""
+    from ferops.monitoring.history_page import publish as publish_history
+    from ferops.monitoring.monitor import link
+    from ferops.serving.report_folder import address
+
+    environment = Environment()
+    history = publish_history(environment.monitoring_dir)  # again: alerts were told since the verdict
+    report = link(verdict)
     lines = [f"# {verdict.verdict}", "", *(f"- {reason}" for reason in verdict.reasons), ""]
     if verdict.synthetic:
         lines += ["Trained on synthetic faces.", ""]
@@ -60,7 +67,11 @@ def publish(verdict: Verdict, reaction: Reaction) -> None:
         f"| {c.name} | {c.size:.3f} | {c.threshold} | {c.p_value:.2g} | {'yes' if c.drifted else 'no'} |"
         for c in verdict.columns
     ]
-    lines += ["", f"Report: `{verdict.report}/index.html`"]
+    if environment.service_url:
+        lines += ["", f"[Report]({report}), [history]({address(environment.service_url)})"]
+        create_link_artifact(report, link_text=verdict.verdict, key="drift-report", description=verdict.time)
+    else:
+        lines += ["", f"Report: `{report}`, history: `{history}`"]
     lines += [f"\nTold by {', '.join(names)}: {title}" for title, names in reaction.told.items()]
     lines += [f"\n{complaint}" for complaint in reaction.complaints()]
     if reaction.started:

@@ -165,6 +165,7 @@ def monitor(here, tmp_path, monkeypatch):
     """The flow `monitor`; `monitor.sees` runs it with a verdict instead of a model."""
     (tmp_path / "policy.yaml").write_text((ROOT / "monitoring/policy.yaml").read_text())
     monkeypatch.setenv("FEROPS_MONITORING_DIR", str(tmp_path))
+    monkeypatch.setenv("FEROPS_SERVICE_URL", "https://fer.example.org")
     module = flow("monitor")
 
     def sees(given):
@@ -175,8 +176,8 @@ def monitor(here, tmp_path, monkeypatch):
     return module
 
 
-def last_artifact(api):
-    (found,) = api.post("artifacts/latest/filter", json={"artifacts": {"key": {"any_": ["drift"]}}}).json()
+def last_artifact(api, key="drift"):
+    (found,) = api.post("artifacts/latest/filter", json={"artifacts": {"key": {"any_": [key]}}}).json()
     return found["data"]
 
 
@@ -194,6 +195,9 @@ def test_drift_that_lasts_starts_training_once_a_day_and_a_healthy_verdict_never
             assert "- brightness moved" in told and "synthetic faces" in told
             assert "Told by log, prefect: Drift (brightness)" in told
             assert f"Started train/nightly: flow run `{started()[0]['id']}`" in told
+            service = "https://fer.example.org/monitoring/"
+            assert f"[history]({service})" in told
+            assert f"[drift]({service}20260301T120000.000000Z/index.html)" in last_artifact(api, "drift-report")
 
 
 def test_what_cannot_be_started_fails_the_run_and_the_verdict_is_published(api, monitor, monkeypatch):

@@ -1,15 +1,19 @@
 """The monitor from the log to the verdict."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ferops import tracking
 from ferops.emotions import EMOTIONS
+from ferops.monitoring.history import read
 from ferops.monitoring.monitor import judge, monitor
 from ferops.monitoring.window import NoReferenceError
+from ferops.promotion import versions
 from ferops.promotion.champion import NoChampionError
+from ferops.serving.report_folder import stamped
 from tiny_log import CHAMPION, answers
 from tiny_release import write_tiny_release
 
@@ -117,7 +121,7 @@ def test_the_report_holds_the_verdict_and_pages_that_need_no_network(workplace):
     rows = workplace.predict(answers(200, seed=12))
     workplace.feedback(rows.iloc[:60])
     verdict = workplace.monitor()
-    (folder,) = (workplace.monitoring / "reports").iterdir()
+    (folder,) = stamped(workplace.monitoring)
     assert str(folder) == verdict.report
     assert json.loads((folder / "verdict.json").read_text()) == json.loads(verdict.model_dump_json())
     page = (folder / "index.html").read_text()
@@ -135,13 +139,21 @@ def test_old_reports_are_forgotten_and_nothing_else(workplace):
     for _ in range(3):
         verdict = workplace.monitor()
         workplace.now = workplace.now.replace(microsecond=workplace.now.microsecond + 1)
-    names = sorted(path.name for path in keep.parent.iterdir())
-    assert len(names) == 3 and "notes" in names and verdict.report.endswith(names[1])
+    assert [Path(verdict.report).name] == [folder.name for folder in stamped(workplace.monitoring)[1:]]
+    assert keep.is_dir()
+    assert len(read(workplace.monitoring).verdicts) == 3
+    assert str(Path(verdict.report).name) in (keep.parent / "index.html").read_text()
 
 
-def test_the_verdict_becomes_an_mlflow_run(workplace, monkeypatch):
+def test_the_verdict_becomes_an_mlflow_run_and_a_tag_of_the_model_version(workplace, monkeypatch):
     monkeypatch.chdir(workplace.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace.folder}/mlflow.db")
+    monkeypatch.setenv("FEROPS_SERVICE_URL", "https://fer.example.org/")
+    client = versions.connect()
+    for digest in ("f" * 64, "e" * 64, CHAMPION.package_sha256):
+        client.create_model_version(
+            tracking.REGISTERED_MODEL, source="package", tags={versions.DIGEST_TAG: digest}
+        )
     workplace.predict(answers(150, seed=13))
     verdict = workplace.monitor(track=True)
     run = tracking.connect().get_run(verdict.mlflow_run_id)
@@ -149,6 +161,12 @@ def test_the_verdict_becomes_an_mlflow_run(workplace, monkeypatch):
     assert run.data.metrics["rows"] == 150 and "size.brightness" in run.data.metrics
     experiment = tracking.connect().get_experiment(run.info.experiment_id)
     assert experiment.name == tracking.MONITORING_EXPERIMENT
+    report = f"https://fer.example.org/monitoring/{Path(verdict.report).name}/index.html"
+    assert run.data.tags["mlflow.note.content"].startswith(f"**healthy**, {report}")
+    judged, other = (versions.get(client, number).tags for number in ("3", "2"))
+    assert judged["ferops.last_verdict"] == f"healthy, {verdict.time}"
+    assert judged["ferops.last_report"] == report
+    assert "ferops.last_verdict" not in other
 
 
 def test_a_model_without_embedding_is_judged_by_the_rest(workplace):

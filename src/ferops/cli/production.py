@@ -37,6 +37,7 @@ def monitor(
             typer.echo(f"{name:<20} {why or 'sent'}")
         raise typer.Exit(int(any(outcomes.values())))
     from ferops.monitoring.acting import act
+    from ferops.monitoring.history_page import publish
     from ferops.monitoring.monitor import POLICY_FILE
     from ferops.monitoring.monitor import monitor as run_monitor
     from ferops.monitoring.policy import load_policy
@@ -49,6 +50,7 @@ def monitor(
     reaction = act(verdict, load_policy(folder / POLICY_FILE), folder, configured(environment))
     for complaint in reaction.complaints():
         typer.echo(complaint, err=True)
+    typer.echo(f"all windows so far: {publish(folder)}")  # again: alerts were told since the verdict
     raise typer.Exit(verdict.exit_code)
 
 
