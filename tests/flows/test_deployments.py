@@ -197,7 +197,8 @@ def test_drift_that_lasts_starts_training_once_a_day_and_a_healthy_verdict_never
             assert f"Started train/nightly: flow run `{started()[0]['id']}`" in told
             service = "https://fer.example.org/monitoring/"
             assert f"[history]({service})" in told
-            assert f"[drift]({service}20260301T120000.000000Z/index.html)" in last_artifact(api, "drift-report")
+            link = last_artifact(api, "drift-report")
+            assert f"[drift]({service}20260301T120000.000000Z/index.html)" in link
 
 
 def test_what_cannot_be_started_fails_the_run_and_the_verdict_is_published(api, monitor, monkeypatch):
