@@ -1,16 +1,20 @@
 """Image bytes in, answers out: decode, describe, classify and log, without any web framework."""
 
 import base64
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ferops.data import images as pixels
+from ferops.data.images import ImageError
 from ferops.emotions import EMOTIONS
+from ferops.models.cores import cores
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving import describe, faces
 from ferops.serving.client_buckets import ClientBuckets
@@ -21,6 +25,7 @@ from ferops.serving.shadow import Shadow
 BATCH_SIZE = 8
 
 Answer = dict[str, Any]
+Part = TypeVar("Part")
 
 
 class UnusableImageError(ValueError):
@@ -44,15 +49,40 @@ class Question(NamedTuple):
     client: str | None = None
 
 
-@dataclass
-class _Seen:
-    """The faces of one request, each as the classifier, the descriptors and the challenger see it."""
+class _Face(NamedTuple):
+    """One face of a request, grey uint8 `[side, side]`, as each of those who look at it takes it.
 
-    client: int | None = None
-    inputs: list[NDArray[np.uint8]] = field(default_factory=list)
-    small: list[NDArray[np.uint8]] = field(default_factory=list)
-    shadowed: list[NDArray[np.uint8]] = field(default_factory=list)
-    places: list[dict[str, Any]] = field(default_factory=list)
+    Attributes:
+        flat: of the classifier's side.
+        small: of the datasets' side.
+        shadowed: of the challenger's side, where there is one.
+        place: where it was found in which image, where faces are looked for.
+        client: the bucket of who sent it.
+    """
+
+    flat: NDArray[np.uint8]
+    small: NDArray[np.uint8]
+    shadowed: NDArray[np.uint8] | None
+    place: dict[str, Any]
+    client: int | None
+
+
+class _Room:
+    """Pixels that the images of one request may still have."""
+
+    def __init__(self, pixels: int) -> None:
+        self._most = self._left = pixels
+        self._lock = threading.Lock()
+
+    def take(self, pixels: int) -> None:
+        with self._lock:
+            self._left -= pixels
+            if self._left >= 0:
+                return
+        raise ImageError(
+            "too_many_pixels",
+            f"the images have more than {self._most} pixels together: send them in several requests",
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +100,8 @@ class Predictor:
         max_request_pixels: of all images of one request: its work must end in time.
         keep_images: log each face too, grey and 48x48, for `ferops data collect`.
         clients: give the bucket of a client for the log; none: it says nothing of clients.
+        helpers: work on the parts of a request of many images, so that it has all cores.
+        decoding: bounds how many images are decoded at one time, each of which takes memory.
     """
 
     classifier: OnnxClassifier
@@ -82,6 +114,8 @@ class Predictor:
     max_request_pixels: int = 250_000_000
     keep_images: bool = False
     clients: ClientBuckets | None = None
+    helpers: Executor = field(default_factory=lambda: ThreadPoolExecutor(cores(), "helper"))
+    decoding: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(cores()))
 
     def predict(self, contents: Sequence[bytes], find_faces: bool = False) -> list[Answer]:
         """Classify encoded images of any size; all of them or none.
@@ -108,69 +142,79 @@ class Predictor:
         An image that cannot be used refuses its own request and is nothing to the others.
         """
         looked = [self._look(question) for question in questions]
-        seen = [each for each in looked if isinstance(each, _Seen)]
-        inputs = [face for each in seen for face in each.inputs]
-        small = [face for each in seen for face in each.small]
-        clients = [each.client for each in seen for _ in each.inputs]
-        records = self._classify(inputs, small, clients) if inputs else []
+        seen = [face for faces in looked if isinstance(faces, list) for face in faces]
+        records = self._classify(seen)
         if records and not self.log.predictions(records) and self.log_required:
             unlogged = UnloggedError("the prediction log cannot be written")
-            return [unlogged if isinstance(each, _Seen) else each for each in looked]
+            return [unlogged if isinstance(each, list) else each for each in looked]
         if self.shadow is not None and records:
-            self.shadow.offer(np.stack([face for each in seen for face in each.shadowed]), records)
+            shadowed = [face.shadowed for face in seen if face.shadowed is not None]
+            self.shadow.offer(pixels.rgb(np.stack(shadowed)), records)
         if self.keep_images and records:
-            self.log.images([_kept(*each) for each in zip(records, small, strict=True)])
+            self.log.images([_kept(record, face.small) for record, face in zip(records, seen, strict=True)])
         rest = iter(records)
         return [
-            [self._answer(next(rest), place) for place in each.places] if isinstance(each, _Seen) else each
+            [self._answer(next(rest), face.place) for face in each] if isinstance(each, list) else each
             for each in looked
         ]
 
-    def _look(self, question: Question) -> _Seen | UnusableImageError:
-        """Decode one request."""
-        side = self.classifier.card.input_side
-        seen = _Seen()
+    def _look(self, question: Question) -> list[_Face] | UnusableImageError:
+        """The faces of one request."""
+        room = _Room(self.max_request_pixels)
+        client = None
         if self.clients is not None and question.client is not None:
-            seen.client = self.clients.bucket(question.client)
-        room = self.max_request_pixels
-        for row, content in enumerate(question.contents):
-            try:
-                image = pixels.decode(content, self.max_pixels)
-                room -= image.width * image.height
-                if room < 0:
-                    raise pixels.ImageError(
-                        "too_many_pixels",
-                        f"the images have more than {self.max_request_pixels} pixels together: "
-                        "send them in several requests",
-                    )
-                for face in faces.found(image) if question.find_faces else [None]:
-                    crop = image if face is None else faces.cut(image, face)
-                    taken = pixels.face(crop, side)
-                    seen.inputs.append(taken)
-                    if self.shadow is not None:
-                        same = self.shadow.side == side
-                        seen.shadowed.append(taken if same else pixels.face(crop, self.shadow.side))
-                    # Described at the size of the datasets' faces, so that drift compares like with like.
-                    small = taken if side == pixels.FACE_SIDE else pixels.face(crop)
-                    seen.small.append(small[:, :, 0])
-                    seen.places.append({} if face is None else {"image": row, **face.place()})
-            except pixels.ImageError as error:
-                return UnusableImageError(row, error.code, str(error))
-            except Exception:  # Pillow's plug-ins raise nearly anything on hostile bytes
-                return UnusableImageError(row, "not_an_image", "the image cannot be decoded")
-        return seen
+            client = self.clients.bucket(question.client)
+        found: list[_Face] = []
+        try:
+            for part in self._in_parts(
+                lambda rows: self._decode(question, rows, room, client), range(len(question.contents))
+            ):
+                found += part
+        except UnusableImageError as error:
+            return error
+        return found
 
-    def _classify(
-        self,
-        inputs: Sequence[NDArray[np.uint8]],
-        small: Sequence[NDArray[np.uint8]],
-        clients: Sequence[int | None],
-    ) -> list[dict[str, Any]]:
+    def _decode(self, question: Question, rows: range, room: _Room, client: int | None) -> list[_Face]:
+        side, shadow = self.classifier.card.input_side, self.shadow
+        found = []
+        for row in rows:
+            try:
+                with self.decoding:
+                    image = pixels.decode(question.contents[row], self.max_pixels)
+                    room.take(image.width * image.height)
+                    for face in faces.found(image) if question.find_faces else [None]:
+                        crop = image if face is None else faces.cut(image, face)
+                        flat = pixels.flat(crop, side)
+                        # Described at the size of the datasets' faces, so that drift compares like with like.
+                        small = flat if side == pixels.FACE_SIDE else pixels.flat(crop)
+                        shadowed = None
+                        if shadow is not None:
+                            shadowed = flat if side == shadow.side else pixels.flat(crop, shadow.side)
+                        place = {} if face is None else {"image": row, **face.place()}
+                        found.append(_Face(flat, small, shadowed, place, client))
+            except ImageError as error:
+                raise UnusableImageError(row, error.code, str(error)) from None
+            except Exception:  # Pillow's plug-ins raise nearly anything on hostile bytes
+                raise UnusableImageError(row, "not_an_image", "the image cannot be decoded") from None
+        return found
+
+    def _classify(self, seen: Sequence[_Face]) -> list[dict[str, Any]]:
         """A record of the log for each face."""
-        predictions = self.classifier.predict(np.stack(inputs), BATCH_SIZE)
-        embeddings = predictions.embedding
-        descriptors = describe.describe(np.stack(small)).tolist()
         time = timestamp()
+        parts = self._in_parts(lambda part: self._records(part, time), seen)
+        return [record for part in parts for record in part]
+
+    def _in_parts(self, work: Callable[[Any], list[Part]], whole: Sequence[Any]) -> Iterable[list[Part]]:
+        """`work` on so much of something as one call of the runtime takes; on all cores if it is more."""
+        if len(whole) <= BATCH_SIZE:
+            return [work(whole)] if whole else []
+        parts = [whole[start : start + BATCH_SIZE] for start in range(0, len(whole), BATCH_SIZE)]
+        return self.helpers.map(work, parts)
+
+    def _records(self, seen: Sequence[_Face], time: str) -> list[dict[str, Any]]:
+        predictions = self.classifier.predict(pixels.rgb(np.stack([face.flat for face in seen])), BATCH_SIZE)
+        embeddings = predictions.embedding
+        descriptors = describe.describe(np.stack([face.small for face in seen])).tolist()
         records: list[dict[str, Any]] = []
         for row, probabilities in enumerate(predictions.probabilities):
             shares = [_rounded(p) for p in probabilities.tolist()]
@@ -185,7 +229,7 @@ class Predictor:
                     "probabilities": shares,
                     "embedding": None if embeddings is None else embeddings[row],  # written as float32
                     "descriptors": dict(zip(describe.NAMES, map(_rounded, descriptors[row]), strict=True)),
-                    "client": clients[row],
+                    "client": seen[row].client,
                 }
             )
         return records

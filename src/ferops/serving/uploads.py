@@ -21,8 +21,8 @@ MAX_OTHER_FIELDS = 64
 #: Of those, named in the refusal of a form without an image, and letters of a name.
 NAMED_FIELDS, NAME_LETTERS = 5, 40
 
-#: A body of at most so many bytes waits until it is whole, for then it can be cut; a larger one is parsed as it
-#: comes.
+#: A body of at most so many bytes waits until it is whole, so that it can be cut; a larger one is parsed as
+#: it comes.
 CUT_BYTES = 1_000_000
 
 #: A form's type, and the head of a file in it, as browsers, curl and Python's clients write them.
