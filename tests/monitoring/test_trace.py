@@ -16,8 +16,10 @@ from ferops.models.classifier import TrainingData
 from ferops.monitoring.forgetting import UnknownPredictionError, forget
 from ferops.monitoring.trace import Workspace, trace
 from ferops.promotion import versions
+from ferops.promotion.release import MANIFEST_FILE
 from ferops.serving.prediction_log import PredictionLog, timestamp
 from tiny_package import write_tiny_package
+from tiny_release import write_tiny_release
 
 
 def git(*arguments):
@@ -117,6 +119,53 @@ def test_a_run_a_commit_and_parameters_that_nobody_has_are_named(line, tmp_path)
     assert "it was deleted, or the model was trained elsewhere" in missing["mlflow run"]
     assert "which this repository does not have" in missing["git commit"]
     assert "is another one now" in missing["dataset"]
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A release that was trained elsewhere: its run, parameters and dataset are not at hand."""
+    folder = tmp_path / "release"
+    files.write_text(folder / "trained_on.txt", "a\nb\nc\n")
+    write_tiny_package(
+        folder,
+        seed=6,
+        mlflow_run_id="1" * 32,
+        params_sha256="9a" * 32,
+        training_data=TrainingData(True, ("fer2013_images",), "trained_on.txt", "da" * 32),
+        details={"recipe": "fer2013", "best_epoch": 2},
+    )
+    files.write_json(folder / "evaluation.json", {"official": {"accuracy": 0.6694}, "rows": 3589})
+    files.write_text(folder / "params.yaml", "train: {recipe: fer2013}\n")
+    files.write_text(folder / "learning_curves.csv", "epoch,loss\n1,2\n2,1\n3,1\n")
+    origin = {"dataset_sha256": "da" * 32, "params_sha256": "9a" * 32, "mlflow_run_id": "1" * 32}
+    manifest = write_tiny_release(tmp_path / "other").manifest.model_dump(mode="json")
+    digests = {path.name: files.sha256(path) for path in folder.iterdir()}
+    files.write_json(folder / MANIFEST_FILE, {**manifest, **origin, "files": digests})
+    return folder
+
+
+def test_of_a_release_that_was_trained_elsewhere_its_own_files_tell(line, released):
+    log_prediction("r", "release-5e1ea5ed")
+    links = found("r", replace(Workspace(), release=released))
+    assert [name for name, link in links.items() if link.missing] == ["git commit", "validation"]
+    assert "1" * 32 + ", in the store of whoever trained it" in links["mlflow run"].found
+    assert "recipe (fer2013), 3 epochs (kept: 2) and the results" in links["mlflow run"].found
+    assert "accuracy 0.669 on 3589 test images" in links["mlflow run"].found
+    assert links["params"].found.startswith(f"{released}/params.yaml, made of the file with sha256 9a9a")
+    assert links["dataset"].found.startswith(
+        "fer2013_images, sha256 dadadadadada: the pixel hashes of its 3 "
+    )
+    assert "no report on dataset dadadadadada" in links["validation"].missing
+
+
+def test_what_a_release_says_is_believed_only_as_it_was_released(line, released):
+    (released / "params.yaml").write_text("train: {recipe: another}\n")
+    (released / "trained_on.txt").unlink()
+    log_prediction("s", "release-5e1ea5ed")
+    links = found("s", replace(Workspace(), release=released))
+    for name, file in (("params", "params.yaml"), ("dataset", "trained_on.txt")):
+        assert f"{file} is not as it was released: `git checkout" in links[name].missing
+    assert links["mlflow run"].found
 
 
 def test_a_model_that_nobody_knows_breaks_every_link_but_the_prediction(line):

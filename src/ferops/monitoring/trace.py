@@ -3,7 +3,8 @@
     >>> trace("0123456789abcdef0123456789abcdef", Workspace())  # doctest: +SKIP
 
 Every link is found by an id that an earlier step wrote down, never by "latest". A link that is missing says
-which and why, and the next one is followed all the same where its id is known otherwise.
+which and why, and the next one is followed all the same where its id is known otherwise. Where a release was
+trained elsewhere, its own files say what they know; each is believed if it is as it was released.
 """
 
 import json
@@ -23,7 +24,7 @@ from ferops.models.onnx import CARD_FILE
 from ferops.monitoring.forgetting import UnknownPredictionError, is_forgotten
 from ferops.promotion import versions
 from ferops.promotion.champion import NoChampionError, load_champion
-from ferops.promotion.release import load_release
+from ferops.promotion.release import Release, load_release
 from ferops.serving.log_reader import read_log
 from ferops.serving.prediction_log import timestamp
 
@@ -135,7 +136,12 @@ class _Origin:
         return "; ".join(where)
 
     def run(self) -> str:
-        run = self._run
+        try:
+            run = self._run
+        except MissingLinkError:
+            if self._released is None:
+                raise
+            return self._released_run()
         name, status = run.data.tags.get("mlflow.runName", "?"), run.info.status
         recipe = run.data.params.get("train.recipe")
         return f"{run.info.run_id} ({name}, {status}{f', recipe {recipe}' if recipe else ''})"
@@ -162,6 +168,9 @@ class _Origin:
         for place, content in places.items():
             if content is not None and files.sha256_of(content.encode()) == digest:
                 return f"{place} (sha256 {digest[:12]})"
+        if self._released and self._released.manifest.params_sha256 == digest:
+            path = self._released_file("params.yaml")  # those of them that steered it, written anew
+            return f"{path}, made of the file with sha256 {digest[:12]} when the model was released"
         raise MissingLinkError(
             f"sha256 {digest[:12]} is neither {', '.join(list(places)[:-1])} nor {list(places)[-1]}; "
             "MLflow's run holds the parameters that steered the training"
@@ -175,6 +184,8 @@ class _Origin:
             summary = None
         if summary is None or summary.sha256 != digest:
             now = "is absent" if summary is None else f"is another one now ({summary.sha256[:12]})"
+            if self._released and self._released.manifest.dataset_sha256 == digest:
+                return f"{self._released_dataset(digest)}; {self.workspace.dataset} {now}"
             raise MissingLinkError(
                 f"sha256 {digest[:12]}: {self.workspace.dataset} {now}; check out the commit, then "
                 "`dvc checkout` or `dvc repro ingest` brings it back"
@@ -200,6 +211,43 @@ class _Origin:
             f"no report on dataset {digest[:12]} in {' or '.join(places)}: `ferops validate` makes it anew "
             "once the dataset is there"
         )
+
+    # What a release says of itself
+
+    def _released_run(self) -> str:
+        card = Card.load(self._released_file(CARD_FILE))
+        curves = self._released_file("learning_curves.csv")
+        results = files.read_json(self._released_file("evaluation.json"))
+        details, epochs = card.details, len(curves.read_text().splitlines()) - 1
+        return (
+            f"{card.mlflow_run_id}, in the store of whoever trained it; {curves.parent} has of it the recipe "
+            f"({details.get('recipe')}), {epochs} epochs (kept: {details.get('best_epoch')}) and "
+            f"the results (accuracy {results['official']['accuracy']:.3f} on {results['rows']} test images)"
+        )
+
+    def _released_dataset(self, digest: str) -> str:
+        training = Card.load(self._released_file(CARD_FILE)).training_data
+        known = f"{', '.join(training.datasets)}, sha256 {digest[:12]}"
+        if training.pixel_hashes is None:
+            return known
+        hashes = self._released_file(training.pixel_hashes)
+        images = len(hashes.read_text().split())
+        return f"{known}: the pixel hashes of its {images} training images are in {hashes}"
+
+    def _released_file(self, name: str) -> Path:
+        """A file of the release of this model, if it is as it was released."""
+        assert self._released is not None
+        path, manifest = self._released.path / name, self._released.manifest
+        if not path.is_file() or files.sha256(path) != manifest.files.get(name):
+            raise MissingLinkError(f"{path} is not as it was released: `git checkout -- {path}`")
+        return path
+
+    @cached_property
+    def _released(self) -> Release | None:
+        """The release, if it is this model: it has the digest in the label."""
+        release = load_release(self.workspace.release)
+        fits = release and release.package_sha256.startswith(self.label.rpartition("-")[2])
+        return release if fits else None
 
     # What they are found by
 
@@ -236,9 +284,8 @@ class _Origin:
                 with suppress(NoChampionError):
                     stored = known.folder()
                     yield f"{known.bento_tag} in BentoML's store, promoted {known.promoted_at}", stored
-        released = load_release(workspace.release)
-        if released is not None and released.package_sha256.startswith(digest):
-            yield f"the release in {workspace.release}", released.path
+        if self._released is not None:
+            yield f"the release in {workspace.release}", self._released.path
         for card in sorted(workspace.packages.glob(f"*/{CARD_FILE}")):
             if files.sha256(card.parent).startswith(digest):
                 yield f"{card.parent}", card.parent
