@@ -5,14 +5,14 @@ no limit on an upload. Here every error is 4xx with `{"code", "message"}`, or 50
 there is more to do than can be done.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import anyio
 import anyio.to_thread
 import orjson
 from starlette.applications import Starlette
@@ -87,10 +87,10 @@ async def predict(request: Request) -> Response:
     """Classify every image of a multipart request."""
     serving: Serving = request.app.state.serving
     limits = serving.limits
-    deadline = anyio.current_time() + limits.timeout_s
+    deadline = asyncio.get_running_loop().time() + limits.timeout_s
     find_faces = faces.wanted(request.query_params.get("faces"))
     with serving.admission.place() as place:
-        with _in_time(deadline, received_late()):
+        async with _received_by(deadline):
             contents = await read_images(
                 request,
                 limits.max_images,
@@ -104,13 +104,14 @@ async def predict(request: Request) -> Response:
     return Response(orjson.dumps({"predictions": answers}), media_type="application/json")
 
 
-@contextmanager
-def _in_time(deadline: float, refusal: UploadError) -> Iterator[None]:
+@asynccontextmanager
+async def _received_by(deadline: float) -> AsyncIterator[None]:
     """Give up at a moment of the event loop's clock."""
-    with anyio.CancelScope(deadline=deadline) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise refusal
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise received_late() from None
 
 
 def received_late() -> UploadError:
@@ -143,7 +144,7 @@ async def feedback(request: Request) -> Response:
     Monitoring joins the two logs and passes over ids that no prediction has.
     """
     serving: Serving = request.app.state.serving
-    with _in_time(anyio.current_time() + serving.limits.timeout_s, received_late()):
+    async with _received_by(asyncio.get_running_loop().time() + serving.limits.timeout_s):
         given = await _json_object(request)
     identity, emotion = given.get("id"), given.get("emotion")
     if not isinstance(identity, str) or not PREDICTION_ID.fullmatch(identity):

@@ -53,6 +53,12 @@ class _Waiting:
             self.answer.set_result(outcome)
 
 
+def _deliver(loop: asyncio.AbstractEventLoop, delivered: Sequence[tuple[_Waiting, Outcome]]) -> None:
+    for waiting, outcome in delivered:
+        if waiting.loop is loop:
+            waiting.deliver(outcome)
+
+
 class Batcher:
     """Threads that answer what event loops ask.
 
@@ -106,9 +112,10 @@ class Batcher:
                 outcomes = self._answer_each([each.question for each in batch]) if batch else []
             except Exception as error:
                 outcomes = [error] * len(batch)
-            for each, outcome in zip(batch, outcomes, strict=True):
-                with suppress(RuntimeError):  # its event loop has ended
-                    each.loop.call_soon_threadsafe(each.deliver, outcome)
+            delivered = list(zip(batch, outcomes, strict=True))
+            for loop in {each.loop for each in batch}:
+                with suppress(RuntimeError):  # it has ended
+                    loop.call_soon_threadsafe(_deliver, loop, delivered)
 
     def _next(self) -> list[_Waiting]:
         """What one call does: the request that waits longest, and others of its kind behind it."""
