@@ -44,7 +44,10 @@ def test_the_published_recipe_is_kept() -> None:
     )
     assert (original.fine_tune.learning_rate, original.fine_tune.schedule) == (1e-5, "inverse_time")
     assert (original.fine_tune.unfreeze_layers, original.fine_tune.train_batch_norm) == (59, False)
-    assert (original.frozen.dropout, original.fine_tune.dropout, original.class_weights) == (0.1, 0.2, 1.0)
+    assert (original.frozen.dropout, original.fine_tune.dropout) == (0.1, 0.2)
+    assert (original.class_weights, original.fine_tune.class_weights) == (1.0, 0.0)  # the head's stage alone
+    patiences = (original.frozen.early_stop_patience, original.fine_tune.early_stop_patience)
+    assert (*patiences, original.frozen.patience_gain) == (5, 20, 0.003)
     assert (original.augmentation.flip, original.augmentation.contrast) == (True, 0.3)
 
 
@@ -57,6 +60,11 @@ def test_the_published_recipe_is_kept() -> None:
         ({"train/recipe": "fast"}, "'fast' is not among recipes"),
         ({"recipes/synthetic/image_size": 64}, "recipes.synthetic.image_size"),
         ({"recipes/synthetic/frozen": {"epochs": 1, "learning_rate": 1, "unfreeze_layers": 3}}, "fine_tune"),
+        ({"recipes/fer2013/fine_tune/warmup_epochs": 60}, "warmup_epochs 60 is longer than the stage (48)"),
+        ({"recipes/fer2013/frozen/warmup_epochs": 1}, "warmup_epochs is for schedule: cosine"),
+        ({"recipes/fer2013/fine_tune/learning_rate": float("inf")}, "fine_tune.learning_rate"),
+        ({"recipes/fer2013/fine_tune/unfreeze_layers": -1}, "fine_tune.unfreeze_layers"),
+        ({"recipes/fer2013/augmentation/zoom": 1.0}, "augmentation.zoom"),
         ({"validation/blocking": ["blur"]}, "validation.blocking"),
     ],
 )

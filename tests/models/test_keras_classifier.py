@@ -52,6 +52,16 @@ def test_whatever_its_input_and_output_its_answers_are_probabilities_of_the_seve
     assert answer.max() == pytest.approx(0.5 + 0.5 / 7, abs=1e-5)
 
 
+def test_an_older_file_and_a_named_output_are_read_too(tmp_path: Path) -> None:
+    images, _ = faces()
+    inputs = keras.Input((48, 48, 3), name="image")
+    answer = keras.layers.Dense(7, activation="softmax")(keras.layers.GlobalAveragePooling2D()(inputs))
+    model, named = keras.Model(inputs, answer), keras.Model({"image": inputs}, {"emotion": answer})
+    for file in (saved(model, tmp_path, "theirs.h5"), saved(named, tmp_path)):
+        found = load(file).predict(images).probabilities
+        np.testing.assert_allclose(found, model.predict(images, verbose=0), atol=1e-6)
+
+
 def test_images_of_the_side_that_the_model_takes(tmp_path: Path) -> None:
     classifier = load(saved(reader(side=64), tmp_path))
     assert classifier.card.input_side == 64

@@ -18,7 +18,9 @@ from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.settings import Settings
 from ferops.training import checkpoint
-from ferops.training.checkpoint import Checkpoint, CheckpointError, tidy
+from ferops.training import train as training
+from ferops.training.callbacks import Best
+from ferops.training.checkpoint import Checkpoint, CheckpointError, State, tidy
 from ferops.training.train import train
 
 #: Everything with a state: dropout, moments, schedule, averaged weights, patience, draws.
@@ -156,6 +158,25 @@ def test_a_training_killed_twice_ends_like_an_unbroken_one_in_one_run(
     assert not list((tmp_path / "checkpoints").rglob("state.npz"))  # nothing is left to go on with
 
 
+@pytest.mark.parametrize("name", ["state.npz", "run.json"])
+def test_a_damaged_checkpoint_is_named_and_training_starts_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with Checkpoint.claim(tmp_path, "a" * 64) as one:
+        best = Best((0.5, -1.0), [np.zeros(9000)], 1, 80)
+        one.save(State(0, 1, False, [], best, [], [], {}))
+        one.belongs_to("run-1", {})
+        assert one.load() is not None
+        whole = (one.folder / name).read_bytes()
+        for damaged in (b"", whole[: len(whole) // 2], whole.replace(bytes(64), b"\x01" * 64)):
+            if damaged == whole:
+                continue
+            (one.folder / name).write_bytes(damaged)
+            assert (one.load() if name == "state.npz" else one.origin) is None
+            assert name in capsys.readouterr().err
+    tidy(tmp_path, lambda run_id: None)  # another training looks after this one
+
+
 def test_a_full_disk_stops_training_with_advice(
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +247,16 @@ def test_a_killed_training_that_nobody_resumes_is_not_left_running(
         train(settings, tiny_dataset.folder, Path("model"), Path("curves.csv"), Path("checkpoints"))
     assert client.get_run(left).info.status == "KILLED"
 
+    # Then the disk is full when the model is written; and meanwhile somebody gives the recipe another name.
+    renamed = Settings.model_validate(
+        {"train": {"recipe": "small"}, "recipes": {"small": {**recipe, "description": "the same"}}}
+    )
+    with monkeypatch.context() as full, pytest.raises(CheckpointError, match="no epoch is repeated"):
+        full.setattr(training, "_save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        train(renamed, tiny_dataset.folder, Path("model"), Path("curves.csv"), Path("checkpoints"))
+
     card = train(settings, tiny_dataset.folder, Path("model"), Path("curves.csv"), Path("checkpoints"))
     run = client.get_run(card.mlflow_run_id)
     assert run.info.status == "FINISHED"
+    assert len(client.search_runs([run.info.experiment_id])) == 1
     assert run.data.metrics["validation_accuracy"] == float(curves(tmp_path)[0]["validation_accuracy"])

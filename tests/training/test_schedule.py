@@ -1,12 +1,16 @@
 """Learning rates follow the schedule that a stage names."""
 
+import math
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
-from ferops.settings import Recipe, StageSettings
+from ferops.settings import Recipe, StageSettings, load_settings
 from ferops.training.schedule import PerUpdate, WarmupCosine, build_optimizer
 
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 RECIPE = Recipe(description="test", frozen=StageSettings(epochs=1, learning_rate=1e-3))
 
 
@@ -21,14 +25,14 @@ def test_cosine_rises_then_falls_to_zero() -> None:
     assert (np.diff(rates[10:111]) <= 1e-7).all()
 
 
-def test_inverse_time_is_that_of_the_published_recipe() -> None:
-    stage = StageSettings(
-        epochs=1, learning_rate=1e-5, schedule="inverse_time", decay_rate=1.0, decay_steps=80
-    )
-    optimizer = build_optimizer(stage, RECIPE, updates_per_epoch=10)
-    assert float(optimizer.learning_rate) == pytest.approx(1e-5)
-    optimizer.iterations.assign(80)
-    assert float(optimizer.learning_rate) == pytest.approx(5e-6)
+def test_the_published_recipes_rate_falls_as_in_the_notebook() -> None:
+    """Which gives its schedule the epoch, not the step: half after 80 epochs, not after 80 batches of 8."""
+    original = load_settings(PARAMS).recipes["original"]
+    an_epoch = math.ceil(25_522 / original.batch_size)  # FER2013 without copies of test images
+    optimizer = build_optimizer(original.fine_tune, original, updates_per_epoch=an_epoch)
+    for epoch in (0, 1, 10, 80, 160):
+        optimizer.iterations.assign(epoch * an_epoch)
+        assert float(optimizer.learning_rate) == pytest.approx(1e-5 / (1 + epoch / 80), rel=1e-3)
 
 
 def test_optimizer_takes_clipping_decay_and_averaging_from_the_settings() -> None:

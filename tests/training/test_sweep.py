@@ -1,5 +1,6 @@
 """Sweeps are checked before any work, train each variant once, and say what helped."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,11 @@ def test_each_training_is_one_tracked_run_and_is_not_repeated(
 
     monkeypatch.setattr(run_sweep, "train", lambda *_: pytest.fail("trained again"))
     assert train_run(*asked) == result
+    written = tmp_path / "sweep" / run.key / "result.json"
+    older = json.loads(written.read_text())  # of before there was this setting: it had its default
+    del older["recipe"]["fine_tune"]["patience_gain"]
+    written.write_text(json.dumps(older))
+    assert train_run(*asked).accuracy == result.accuracy
     other = TINY.model_copy(update={"label_smoothing": 0.1})
     with pytest.raises(pytest.fail.Exception, match="trained again"):  # another recipe of the same name
         train_run(Run("tiny", "one", False, "feature", 3, other), *asked[1:])

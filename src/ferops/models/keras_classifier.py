@@ -93,7 +93,8 @@ class KerasClassifier:
                 batch /= 255
             elif self.pixels == "-1..1":
                 batch = batch / 127.5 - 1
-        return np.asarray(self.model.predict_on_batch(batch), np.float32)
+        (answer,) = keras.tree.flatten(self.model.predict_on_batch(batch))  # a dictionary's one value too
+        return np.asarray(answer, np.float32)
 
 
 def input_size(model: keras.Model) -> tuple[int, int]:
@@ -126,7 +127,7 @@ def input_size(model: keras.Model) -> tuple[int, int]:
 def load(
     path: Path, *, labels: Sequence[str] | None = None, pixels: PixelRange = "0..255"
 ) -> KerasClassifier:
-    """Load a `.keras` file, or a folder that holds `model.keras`; a `card.json` beside it tells who it is.
+    """Load a `.keras` or `.h5` file, or a folder with `model.keras`; a `card.json` beside it tells who it is.
 
     Args:
         path: the file or the folder.
@@ -140,7 +141,9 @@ def load(
     """
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"no model at {file}: give a .keras file, or a folder with model.keras")
+        raise FileNotFoundError(
+            f"no model at {file}: give a .keras or .h5 file, or a folder with model.keras"
+        )
     try:
         model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # unknown layers, Lambda layers, other formats: Keras raises many kinds

@@ -9,6 +9,7 @@ attend to each other: what a face is called depends on its neighbours. `attentio
 `build_patt_lite` for the two that do not do this.
 """
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
             raise BackboneUnavailableError(f"backbone weights {path} not found: {remedy}")
         try:
             _load_backbone(base, full, path)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
             raise BackboneUnavailableError(f"{path} does not fit MobileNetV1 ({error}): {remedy}") from error
     return base
 

@@ -13,6 +13,8 @@ import io
 import json
 import shutil
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -115,9 +117,13 @@ class Checkpoint:
 
     @property
     def origin(self) -> dict[str, str] | None:
-        """What `belongs_to` noted; none before the training has an MLflow run."""
+        """What `belongs_to` noted; none before the training has an MLflow run, or where it is damaged."""
         path = self.folder / RUN
-        return files.read_json(path) if path.exists() else None
+        try:
+            return files.read_json(path) if path.exists() else None
+        except ValueError as error:
+            print(f"{error}: the training gets a new MLflow run", file=sys.stderr)
+            return None
 
     def belongs_to(self, run_id: str, lineage: Mapping[str, str]) -> None:
         """Note the MLflow run and the lineage that the training began with; a resumed one keeps both."""
@@ -157,10 +163,18 @@ class Checkpoint:
             ) from error
 
     def load(self) -> State | None:
-        """The last saved state, or none when no epoch was finished."""
+        """The last saved state, or none when no epoch was finished or the file is damaged."""
         path = self.folder / STATE
         if not path.exists():
             return None
+        try:
+            return self._read(path)
+        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError) as error:
+            print(f"{path} is damaged ({error}): training starts anew", file=sys.stderr)
+            return None
+
+    @staticmethod
+    def _read(path: Path) -> State:
         with np.load(path) as saved:
             meta = json.loads(str(saved["meta"]))
             groups = {

@@ -211,7 +211,9 @@ def prepare_stage(
         recipe.batch_size,
         recipe.augmentation,
         soft_targets(data.labels, recipe.label_smoothing, answers, recipe.teacher_share),
-        class_weights(data.labels, recipe.class_weights),
+        class_weights(
+            data.labels, recipe.class_weights if stage.class_weights is None else stage.class_weights
+        ),
         seed=seed,
         parts=recipe.accumulation_steps,
         resident=resident,
@@ -302,11 +304,20 @@ def _patience(stage: StageSettings) -> list[keras.callbacks.Callback]:
     if stage.schedule == "plateau":
         callbacks.append(
             keras.callbacks.ReduceLROnPlateau(
-                "val_accuracy", factor=stage.plateau_factor, patience=stage.plateau_patience, mode="max"
+                "val_accuracy",
+                factor=stage.plateau_factor,
+                patience=stage.plateau_patience,
+                min_delta=stage.patience_gain,
+                mode="max",
             )
         )
     if stage.early_stop_patience is not None:
         callbacks.append(
-            keras.callbacks.EarlyStopping("val_accuracy", patience=stage.early_stop_patience, mode="max")
+            keras.callbacks.EarlyStopping(
+                "val_accuracy",
+                patience=stage.early_stop_patience,
+                min_delta=stage.patience_gain,
+                mode="max",
+            )
         )
     return callbacks

@@ -19,11 +19,11 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from ferops import files
 from ferops.data.store import Dataset
-from ferops.settings import Settings, TrainSettings
+from ferops.settings import Recipe, Settings, TrainSettings
 from ferops.training.callbacks import DivergedError
 from ferops.training.sweep import Run
 from ferops.training.train import train
@@ -80,7 +80,7 @@ def train_run(run: Run, settings: Settings, dataset_dir: Path, out: Path, checkp
     folder = out / run.key
     if (folder / RESULT).exists():
         found = Result.model_validate(files.read_json(folder / RESULT))
-        if found.model_copy(update=_outcome(asked)) == asked:
+        if _same(found, asked):
             return found
     recipe = f"{run.group}-{run.name}"
     changed = settings.model_copy(
@@ -111,8 +111,16 @@ def train_run(run: Run, settings: Settings, dataset_dir: Path, out: Path, checkp
     return result
 
 
-def _outcome(result: Result) -> dict[str, Any]:
-    return {name: getattr(result, name) for name in ("accuracy", "best_epoch", "epochs", "mlflow_run_id")}
+def _same(found: Result, asked: Result) -> bool:
+    """Whether a result is of what is asked for; settings that it is too old to name had their defaults."""
+    wiring = {"attention": found.recipe.get("attention")}
+    try:
+        held = {name: value for name, value in found.recipe.items() if name not in wiring}
+        recipe = Recipe.model_validate(held).model_dump(mode="json") | wiring
+    except ValidationError:  # it names settings that there are no longer
+        return False
+    outcome = {name: getattr(asked, name) for name in ("accuracy", "best_epoch", "epochs", "mlflow_run_id")}
+    return found.model_copy(update={"recipe": recipe, **outcome}) == asked
 
 
 def write_report(results: Sequence[Result], out: Path) -> str:

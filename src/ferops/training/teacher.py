@@ -57,12 +57,19 @@ def ask(path: Path, grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         float32 `[N, 7]`.
 
+    The images are asked about in one fixed shuffled order: they lie sorted by emotion, which would tell a
+    teacher whose images attend to each other the answers.
+
     Raises:
-        TeacherError: if there is no such model, or it takes or gives something else.
+        TeacherError: if there is no such model, it cannot be read, or it takes or gives something else.
     """
     if not path.is_file():
         raise TeacherError(f"recipe.teacher {path} not found: give the path of a trained model's model.keras")
-    model: Any = keras.saving.load_model(path, compile=False)
+    try:
+        model: Any = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # no archive, damaged, unknown layers: Keras raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TeacherError(f"recipe.teacher {path} cannot be loaded: {reason}") from error
     wanted = ((None, *grey.shape[1:], 3), (None, NUM_EMOTIONS))
     if (model.input_shape, model.output_shape) != wanted:
         raise TeacherError(
@@ -70,8 +77,12 @@ def ask(path: Path, grey: NDArray[np.uint8]) -> NDArray[np.float32]:
             f"but must turn {wanted[0]} into {wanted[1]}"
         )
     out = np.empty((len(grey), NUM_EMOTIONS), np.float32)
+    order = np.random.default_rng(0).permutation(len(grey))
     for start in range(0, len(grey), BATCH):
-        images = np.repeat(grey[start : start + BATCH, :, :, None], 3, axis=-1)
+        rows = order[start : start + BATCH]
+        images = np.repeat(grey[rows][..., None], 3, axis=-1)
         answers = [np.asarray(model.predict_on_batch(one)) for one in (images, images[:, :, ::-1])]
-        out[start : start + BATCH] = np.mean(answers, axis=0)
+        out[rows] = np.mean(answers, axis=0)
+    if not (np.allclose(out.sum(axis=1), 1, atol=1e-3) and (out >= 0).all()):
+        raise TeacherError(f"recipe.teacher {path} gives no probabilities: let it end in a softmax")
     return out

@@ -39,7 +39,7 @@ from ferops.training import (
 )
 from ferops.training import fit as fitting
 from ferops.training.callbacks import DivergedError, Row
-from ferops.training.checkpoint import Checkpoint, identity, tidy
+from ferops.training.checkpoint import Checkpoint, CheckpointError, identity, tidy
 from ferops.training.decoding import decode
 from ferops.training.device import Device, prepare
 from ferops.training.figures import learning_curves
@@ -87,7 +87,7 @@ def train(
         BackboneUnavailableError: if the backbone's weights cannot be had.
         DivergedError: if the loss stops being a number; `out` is as it was, and the message names the last
             good checkpoint.
-        CheckpointError: if a checkpoint cannot be written, or another process trains the same.
+        CheckpointError: if a checkpoint or the model cannot be written, or another process trains the same.
         tracking.StoreError: if MLflow's store cannot be written.
     """
     recipe = settings.recipe
@@ -104,7 +104,7 @@ def train(
         lineage = {key: begun.get(key, value) for key, value in lineage.items()}
         with tracking.run(name, run_id=mine, tags=tags, resume=True) as run_id:
             checkpoint.belongs_to(run_id, lineage)
-            tracking.connect().log_params(parameters(settings, device, dataset))
+            _log_parameters(run_id, parameters(settings, device, dataset))
             data, validation = decode(dataset, "train"), decode(dataset, "validation")
             attention, seed = settings.train.attention, settings.train.seed
             try:
@@ -112,9 +112,25 @@ def train(
             except DivergedError as error:
                 kept = _last_good(checkpoint, recipe, attention, dataset, inherited)
                 raise DivergedError(f"{error}. {kept}") from error
-            card = keep(fitted, settings, dataset, device, lineage, run_id, out, curves_path)
+            try:
+                card = keep(fitted, settings, dataset, device, lineage, run_id, out, curves_path)
+            except OSError as error:
+                raise CheckpointError(
+                    f"the trained model cannot be written to {out} ({error}): make room, then train again; "
+                    "no epoch is repeated"
+                ) from error
         checkpoint.clear()
     return card
+
+
+def _log_parameters(run_id: str, values: Mapping[str, Any]) -> None:
+    """Add parameters to a run, but none that a resumed one has: MLflow refuses another value.
+
+    A recipe's name and description may have changed meanwhile; what the outcome depends on has not.
+    """
+    mlflow = tracking.connect()
+    known = mlflow.get_run(run_id).data.params
+    mlflow.log_params({name: value for name, value in values.items() if name not in known})
 
 
 def log_row(row: Row) -> None:
@@ -193,9 +209,10 @@ def keep(
         card.save(folder / "card.json")
         learning_curves(fitted.rows, dataset.summary.synthetic, folder / "learning_curves.png")
     files.write_text(curves_path, _csv(fitted.rows))
-    mlflow = tracking.connect()
-    mlflow.log_metric("best_epoch", fitted.best_epoch)
-    mlflow.log_artifacts(str(out), "model")
+    with tracking.written("the same command goes on from here"):
+        mlflow = tracking.connect()
+        mlflow.log_metric("best_epoch", fitted.best_epoch)
+        mlflow.log_artifacts(str(out), "model")
     return card
 
 
