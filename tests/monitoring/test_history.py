@@ -4,6 +4,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from html import unescape
 
 import pytest
 
@@ -41,7 +42,8 @@ def page(*verdicts, alerts=(), at_hand=frozenset()):
 
 def text(html):
     """What a person reads of it, tags gone and spaces made one."""
-    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL))
+    bare = re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", unescape(bare))
 
 
 def test_a_verdict_outlives_its_report(tmp_path):
@@ -149,6 +151,12 @@ def test_accuracy_is_shown_where_people_told_the_truth():
     fed = {"labelled": 120, "accuracy": 0.6, "interval": (0.51, 0.68), "reference_accuracy": 0.66}
     assert "60 % (51 to 68 %) of 120 predictions; reference 66 %" in text(page(judged("healthy", **fed)))
     assert "Accuracy by feedback" not in text(page(judged("healthy")))
+
+
+def test_images_and_clients_that_come_again_and_again_are_noticed_beside_the_verdict():
+    given = verdict("healthy", repeated=0.6)
+    said = text(page(summary(given, "at-0")))
+    assert "Noticed: images repeat" in said
 
 
 def test_models_served_in_turn_are_marked_where_they_began():

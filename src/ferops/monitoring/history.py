@@ -44,6 +44,7 @@ class Judged(Line):
         rows: usable predictions in it.
         parts: what drifted, most important first; empty unless the verdict is drift.
         moved: size over threshold of each watched column, and of `embedding`.
+        repeats: what came again and again, `images` or one `client`.
         labelled, accuracy, interval, reference_accuracy: as in `Quality`, where there was feedback.
     """
 
@@ -56,6 +57,7 @@ class Judged(Line):
     rows: int
     parts: tuple[str, ...] = ()
     moved: Mapping[str, float] = {}
+    repeats: tuple[str, ...] = ()
     labelled: int = 0
     accuracy: float | None = None
     interval: tuple[float, float] | None = None
@@ -167,6 +169,7 @@ def summary(verdict: Verdict, report: str) -> Judged:
         rows=verdict.window.rows,
         parts=parts(verdict) if verdict.verdict == "drift" else (),
         moved={name: float(f"{size:.3g}") for name, size in moved.items()},
+        repeats=verdict.repeats.noticed if verdict.repeats else (),
         labelled=quality.labelled if quality else 0,
         accuracy=quality.accuracy if quality else None,
         interval=quality.interval if quality else None,

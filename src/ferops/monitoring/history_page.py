@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 
 from ferops import files
+from ferops.monitoring.alerts import HEADLINES as FINDINGS
 from ferops.monitoring.history import History, Judged, Told, record
 from ferops.monitoring.history_plots import Axis, Plot, plots
 from ferops.monitoring.page import HEADLINES
@@ -29,6 +30,9 @@ RECENT = timedelta(days=14)
 
 #: Windows and days that have a row; of days before, months have one.
 WINDOWS, DAYS = 500, 400
+
+#: What was noticed beside the verdict.
+REPEATS = {"images": "images repeat", "client": "one client sends most"}
 
 #: Moved columns that a row names.
 NAMED = 3
@@ -65,8 +69,8 @@ def publish(folder: Path) -> Path:
 def render(history: History, at_hand: set[str]) -> str:
     """HTML of a history; `at_hand` names the reports that can be linked to."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"minute": minute, "duration": duration, "moved": _moved}
-    environment.filters |= {"headline": HEADLINES.get, "figure": "{:,}".format}
+    environment.filters |= {"minute": minute, "duration": duration, "moved": _moved, "repeats": _repeats}
+    environment.filters |= {"headline": HEADLINES.get, "finding": FINDINGS.get, "figure": "{:,}".format}
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text())
     verdicts = history.verdicts
     return template.render(
@@ -170,6 +174,10 @@ def _moved(verdict: Judged) -> str:
         return ", ".join(named) + (f" and {more} more" if more > 0 else "")
     most = sorted(verdict.moved, key=lambda name: -verdict.moved[name])[:1]
     return "".join(f"{name} {verdict.moved[name]:.1f}×" for name in most)
+
+
+def _repeats(verdict: Judged) -> str:
+    return ", ".join(REPEATS.get(name, name) for name in verdict.repeats)
 
 
 def minute(moment: datetime) -> str:

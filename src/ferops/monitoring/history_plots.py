@@ -23,6 +23,9 @@ COLUMNS, COLUMNS_AT_LEAST = 6, 2
 #: A column that came this near to its threshold mattered.
 NEAR = 0.7
 
+#: Where a column's plot is cut, in thresholds: one wild window must not flatten the others.
+HIGHEST = 5.0
+
 #: Share of the width that two labels of model versions are apart at least.
 LABEL_WIDTH = 0.16
 
@@ -201,8 +204,8 @@ def _column(name: str, verdicts: Sequence[Judged], axis: Axis, versions: str) ->
         if name in verdict.moved:
             bucket = axis.bucket(verdict.moment)
             sizes[bucket] = np.fmax(sizes[bucket], verdict.moved[name])
-    top = max(1.6, float(np.nanmax(sizes)))
-    scaled = 95 * sizes / top
+    top = min(max(1.6, float(np.nanmax(sizes))), HIGHEST)
+    scaled = np.fmin(95 * sizes / top, 100)
     limit = 95 / top
     over = np.where(scaled > limit, scaled, np.nan)
     svg = _svg(
@@ -228,7 +231,7 @@ def _last(verdicts: Sequence[Judged], axis: Axis, value: Callable[[Judged], floa
 
 
 def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{100 * share:.0f} %"
+    return "unknown" if share is None else f"{100 * share:.0f}\u00a0%"
 
 
 def _svg(axis: Axis, body: str) -> str:
@@ -251,9 +254,7 @@ def _area(tops: Values, bottoms: Values | None = None) -> str:
 
 
 def _line(values: Values) -> str:
-    """A line through the buckets' middles, straight over those that have no value."""
+    """A line through the buckets' middles, straight over those that have no value, and level at both ends."""
     known = np.flatnonzero(np.isfinite(values))
     points = [f"{bucket + 0.5} {100 - values[bucket]:.3g}" for bucket in known]
-    if len(points) == 1:
-        return f"M{points[0]}h.5"
-    return "M" + "L".join(points)
+    return f"M{known[0]} {100 - values[known[0]]:.3g}L{'L'.join(points)}H{known[-1] + 1}"
