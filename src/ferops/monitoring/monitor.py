@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ferops import files, tracking
-from ferops.monitoring import history_page, page
+from ferops.monitoring import history, history_page, page
 from ferops.monitoring.drift import Comparison, compare
 from ferops.monitoring.policy import Policy, load_policy
 from ferops.monitoring.quality import by_day, measure
@@ -120,7 +120,8 @@ def judge(
         with files.new_folder(folder) as beside:
             for name, snapshot in snapshots.items():
                 snapshot.save_html(str(beside / name))
-            html = page.render(verdict, current, reference.rows, list(snapshots))
+            earlier = history.read(monitoring_dir).verdicts
+            html = page.render(verdict, current, reference.rows, list(snapshots), policy, earlier)
             files.write_text(beside / "index.html", html)
             files.write_json(beside / "verdict.json", verdict.model_dump(mode="json"))
         if run_id:
