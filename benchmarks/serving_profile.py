@@ -85,7 +85,7 @@ class Stopwatches:
         places = (
             ("receive and parse", app, "read_images"),
             ("decode", predictor.pixels, "decode"),
-            ("resize, make grey", predictor.pixels, "face"),
+            ("resize, make grey", predictor.pixels, "flat"),
             ("inference", serving.predictor.classifier, "predict"),
             ("descriptors", predictor.describe, "describe"),
             ("log", serving.predictor.log, "predictions"),

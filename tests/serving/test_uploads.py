@@ -6,7 +6,6 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.requests import Request
 
 from ferops.serving import uploads
 from ferops.serving.uploads import UploadError, cut, read_images
@@ -56,10 +55,9 @@ def read(body, pieces=1, max_images=3, max_bytes=6):
     async def receive():
         return messages.pop(0)
 
-    content_type = b"multipart/form-data; boundary=" + BOUNDARY
-    request = Request({"type": "http", "headers": [(b"content-type", content_type)]}, receive)
+    headers = {b"content-type": b"multipart/form-data; boundary=" + BOUNDARY}
     try:
-        return asyncio.run(read_images(request, max_images, max_bytes, 100_000))
+        return asyncio.run(read_images(headers, receive, max_images, max_bytes, 100_000))
     except UploadError as error:
         return error.status, error.code, error.details
 

@@ -8,14 +8,14 @@ there is more to do than can be done.
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import orjson
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -33,6 +33,9 @@ from ferops.serving.predictor import Predictor, Question, UnloggedError, Unusabl
 from ferops.serving.source import Source
 from ferops.serving.uploads import UploadError, read_images
 from ferops.settings import Environment
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 #: A prediction id as `Predictor` makes it.
 PREDICTION_ID = re.compile(r"[0-9a-f]{32}")
@@ -83,35 +86,66 @@ def take_over(app: Starlette, source: Source) -> None:
     serving.metrics.swaps.inc()
 
 
-async def predict(request: Request) -> Response:
-    """Classify every image of a multipart request."""
-    serving: Serving = request.app.state.serving
+async def predictions(scope: "Scope", receive: "Receive") -> bytes:
+    """Classify every image of a multipart request; the answer as JSON."""
+    serving: Serving = scope["app"].state.serving
     limits = serving.limits
     deadline = asyncio.get_running_loop().time() + limits.timeout_s
-    find_faces = faces.wanted(request.query_params.get("faces"))
+    query = scope["query_string"]
+    find_faces = faces.wanted(QueryParams(query).get("faces")) if query else False
     with serving.admission.place() as place:
-        async with _received_by(deadline):
-            contents = await read_images(
-                request,
-                limits.max_images,
-                int(limits.max_upload_mb * 1e6),
-                int(limits.max_request_mb * 1e6),
-                place.take,
-            )
+        try:
+            async with asyncio.timeout_at(deadline):
+                contents = await read_images(
+                    dict(scope["headers"]),
+                    receive,
+                    limits.max_images,
+                    int(limits.max_upload_mb * 1e6),
+                    int(limits.max_request_mb * 1e6),
+                    place.take,
+                )
+        except TimeoutError:
+            raise received_late() from None
         serving.metrics.images.observe(len(contents))
-        client = request.client.host if request.client else None
+        client = scope["client"][0] if scope.get("client") else None
         answers = await serving.batcher.ask(Question(contents, find_faces, client), deadline)
-    return Response(orjson.dumps({"predictions": answers}), media_type="application/json")
+    return orjson.dumps({"predictions": answers})
 
 
-@asynccontextmanager
-async def _received_by(deadline: float) -> AsyncIterator[None]:
-    """Give up at a moment of the event loop's clock."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise received_late() from None
+async def predict(request: Request) -> Response:
+    """What `Predicting` did not answer: the refusal that it met."""
+    if "refusal" in request.scope:
+        raise request.scope["refusal"]
+    return Response(await predictions(request.scope, request.receive), media_type="application/json")
+
+
+class Predicting:
+    """ASGI middleware that answers `POST /predict` without routing, `Request` and `Response`.
+
+    They would cost as much as all else that the event loop does for a prediction. Refusals are left to them.
+    """
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answer, or pass on."""
+        if scope["type"] != "http" or scope["path"] != PREDICT.path or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await predictions(scope, receive)
+        except Exception as refusal:
+            scope["refusal"] = refusal
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = PREDICT
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+PREDICT = Route("/predict", predict, methods=["POST"])
 
 
 def received_late() -> UploadError:
@@ -144,8 +178,11 @@ async def feedback(request: Request) -> Response:
     Monitoring joins the two logs and passes over ids that no prediction has.
     """
     serving: Serving = request.app.state.serving
-    async with _received_by(asyncio.get_running_loop().time() + serving.limits.timeout_s):
-        given = await _json_object(request)
+    try:
+        async with asyncio.timeout(serving.limits.timeout_s):
+            given = await _json_object(request)
+    except TimeoutError:
+        raise received_late() from None
     identity, emotion = given.get("id"), given.get("emotion")
     if not isinstance(identity, str) or not PREDICTION_ID.fullmatch(identity):
         raise UploadError(422, "bad_id", "`id` must be the id of a prediction, 32 hexadecimal digits")
@@ -251,7 +288,7 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 app = Starlette(
     routes=[
-        Route("/predict", predict, methods=["POST"]),
+        PREDICT,
         Route("/model", model, methods=["GET"]),
         Route("/feedback", feedback, methods=["POST"]),
         Route("/metrics", metrics_page, methods=["GET"]),
@@ -260,7 +297,7 @@ app = Starlette(
         *reports.routes,
         *openapi.routes,
     ],
-    middleware=[Middleware(Measured)],
+    middleware=[Middleware(Measured), Middleware(Predicting)],
     exception_handlers={
         UploadError: refused,
         UnusableImageError: unusable,

@@ -7,6 +7,7 @@ BentoML's own metrics are off: they name every path that anybody asks for, so a 
 without end. These name the routes that there are.
 """
 
+import functools
 import os
 import time
 from contextlib import suppress
@@ -93,6 +94,16 @@ class Metrics:
             self.models.labels(*before).set(0)
         self.models.labels(version, source).set(1)
 
+    @functools.cache  # noqa: B019  # there is one for each worker, which lives as long; routes and statuses are few
+    def _answers(self, route: str, status: str) -> tuple[Any, Any]:
+        return self.requests.labels(route, status), self.seconds.labels(route)
+
+    def answered(self, route: str, status: str, seconds: float) -> None:
+        """A request was answered in so many seconds."""
+        count, took = self._answers(route, status)
+        count.inc()
+        took.observe(seconds)
+
     def page(self) -> tuple[bytes, str]:
         """The text for Prometheus and its content type."""
         registry = self._registry
@@ -143,5 +154,4 @@ class Measured:
             await self.app(scope, receive, note)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            metrics.requests.labels(route, status).inc()
-            metrics.seconds.labels(route).observe(time.perf_counter() - begin)
+            metrics.answered(route, status, time.perf_counter() - begin)

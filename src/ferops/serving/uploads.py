@@ -2,12 +2,15 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+
+if TYPE_CHECKING:
+    from starlette.types import Receive
 
 #: Form fields that hold images; all mean the same.
 FIELDS = ("images", "image", "file", "files")
@@ -26,7 +29,7 @@ NAMED_FIELDS, NAME_LETTERS = 5, 40
 CUT_BYTES = 1_000_000
 
 #: A form's type, and the head of a file in it, as browsers, curl and Python's clients write them.
-_PLAIN_TYPE = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z-]+)")
+_PLAIN_TYPE = re.compile(rb"multipart/form-data; ?boundary=([0-9A-Za-z-]+)")
 _PLAIN_HEAD = re.compile(
     rb'\r\n(?i:Content-Disposition): form-data; name="(?:%b)"(?:; filename="[^"\\\r\n]*")?\r\n'
     rb"(?:(?i:Content-Type): [!-~ ]*\r\n)?\r\n" % "|".join(FIELDS).encode()
@@ -128,7 +131,8 @@ CALLBACKS = tuple(name for name in vars(_Parts) if name.startswith("on_"))
 
 
 async def read_images(
-    request: Request,
+    headers: Mapping[bytes, bytes],
+    receive: "Receive",
     max_images: int,
     max_bytes: int,
     max_request_bytes: int,
@@ -137,7 +141,8 @@ async def read_images(
     """The images of a `multipart/form-data` request, in the order they came; they never touch the disk.
 
     Args:
-        request: its body was not read yet.
+        headers: of the request, their names in lower case.
+        receive: gives the request's body, of which nothing was read yet.
         max_images: in one request.
         max_bytes: of one image.
         max_request_bytes: of the request.
@@ -146,12 +151,13 @@ async def read_images(
     Raises:
         UploadError: 415 for another content type, 413 for too much, 400 for a damaged body or no image.
     """
-    boundary = _boundary(request.headers.get("content-type", ""))
+    boundary = _boundary(headers.get(b"content-type", b""))
     parts = _Parts(max_images, max_bytes)
     try:
         if not boundary:
             raise FormParserError("no boundary in the content type")
-        body = _limited(request, min(max_request_bytes, max_images * (max_bytes + PART_OVERHEAD)), take)
+        limit = min(max_request_bytes, max_images * (max_bytes + PART_OVERHEAD))
+        body = _limited(headers.get(b"content-length", b""), receive, limit, take)
         held = bytearray()
         async for chunk in body:
             held += chunk
@@ -171,8 +177,6 @@ async def read_images(
         raise UploadError(
             400, "bad_multipart", f"the body is no valid multipart/form-data: {error}"
         ) from None
-    except ClientDisconnect:
-        raise UploadError(400, "incomplete", "the client left before the request was complete") from None
     if not parts.complete:
         raise UploadError(400, "bad_multipart", "the body ends before its closing boundary")
     if not parts.images:
@@ -198,10 +202,10 @@ def cut(body: bytes, boundary: bytes) -> list[bytes] | None:
     return images
 
 
-def _boundary(content_type: str) -> bytes | None:
+def _boundary(content_type: bytes) -> bytes | None:
     plain = _PLAIN_TYPE.fullmatch(content_type)
     if plain:
-        return plain[1].encode()
+        return plain[1]
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         raise UploadError(
@@ -213,13 +217,18 @@ def _boundary(content_type: str) -> bytes | None:
     return options.get(b"boundary")
 
 
-async def _limited(request: Request, limit: int, take: Callable[[int], None]) -> AsyncIterator[bytes]:
-    received = 0
-    announced = request.headers.get("content-length", "")
+async def _limited(
+    announced: bytes, receive: "Receive", limit: int, take: Callable[[int], None]
+) -> AsyncIterator[bytes]:
+    received, more = 0, True
     # No need to wait for all that; a number of thousands of digits is none to Python.
-    if announced.isdecimal() and (len(announced) > 20 or int(announced) > limit):
+    if announced.isdigit() and (len(announced) > 20 or int(announced) > limit):
         raise _too_large(limit)
-    async for chunk in request.stream():
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise UploadError(400, "incomplete", "the client left before the request was complete")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         received += len(chunk)
         if received > limit:
             raise _too_large(limit)
