@@ -6,15 +6,17 @@ from pathlib import Path
 from ferops import files
 from ferops.promotion.champion import load_champion
 from ferops.promotion.release import load_release
+from ferops.serving.report_folder import INDEX, REPORTS_FOLDER
 
 
-def describe(reports: Path, registry: Path, release: Path) -> Iterator[str]:
+def describe(reports: Path, registry: Path, release: Path, monitoring: Path) -> Iterator[str]:
     """Lines for a person who just ran the pipeline.
 
     Args:
         reports: folder of the stages' reports.
         registry: folder of the champion pointer.
         release: folder of the release.
+        monitoring: folder of the policy, with the monitor's reports.
     """
     champion, released = load_champion(registry), load_release(release)
     if champion is None:
@@ -36,6 +38,7 @@ def describe(reports: Path, registry: Path, release: Path) -> Iterator[str]:
     for name, path in (
         ("validation", reports / "validation/index.html"),
         ("gate page", reports / "gate.html"),
+        ("monitoring", monitoring / REPORTS_FOLDER / INDEX),
     ):
         if path.exists():
             yield f"{name:<12} {path}"

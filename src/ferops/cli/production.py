@@ -110,5 +110,6 @@ def status() -> None:
     from ferops.status import describe
 
     environment = Environment()
-    for line in describe(REPORTS, environment.registry_dir, environment.release_dir):
+    folders = (environment.registry_dir, environment.release_dir, environment.monitoring_dir)
+    for line in describe(REPORTS, *folders):
         typer.echo(line)
