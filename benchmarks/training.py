@@ -67,8 +67,21 @@ def pack(dataset: Path | None, quick: bool, out: Path) -> tuple[str, Rows]:
     return name, {split: len(arrays[f"{split}_labels"]) for split in SPLITS}
 
 
-def run_side(job: Mapping[str, Any], folder: Path, loud: bool = False) -> dict[str, Any]:
-    """Do a job in a process of its own, without a GPU; its own progress is shown when `loud`.
+def run_side(
+    job: Mapping[str, Any],
+    folder: Path,
+    loud: bool = False,
+    script: str = "training_sides.py",
+    backend: str = "tensorflow",
+) -> dict[str, Any]:
+    """Do a job in a process of its own, without a GPU.
+
+    Args:
+        job: what the script is asked; its `side` names it in messages.
+        folder: for question and answer.
+        loud: whether the script's own progress is shown.
+        script: of this folder; it takes the files of question and answer.
+        backend: Keras'.
 
     Raises:
         SystemExit: if it fails, with the end of what it said.
@@ -78,11 +91,12 @@ def run_side(job: Mapping[str, Any], folder: Path, loud: bool = False) -> dict[s
     answered.unlink(missing_ok=True)
     environment = {
         **os.environ,
-        "KERAS_BACKEND": "tensorflow",
+        "KERAS_BACKEND": backend,
         "CUDA_VISIBLE_DEVICES": "-1",
+        "JAX_PLATFORMS": "cpu",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    command = [sys.executable, str(ROOT / "benchmarks/training_sides.py"), str(asked), str(answered)]
+    command = [sys.executable, str(ROOT / "benchmarks" / script), str(asked), str(answered)]
     said: list[str] = []
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -171,7 +185,7 @@ def main() -> None:
     result = {
         "dataset": name,
         "rows": rows,
-        "machine": {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version()},
+        "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()},
         "versions": [*speed, *races.values()][0]["versions"] if speed or races else {},
         "wiring_of_the_original": arguments.attention,
         "started_unix": started,
@@ -190,7 +204,7 @@ def main() -> None:
     print(f"written: {arguments.out}/training.json, training.png", file=sys.stderr)
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name where Linux tells it."""
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text().splitlines() if listed.exists() else []

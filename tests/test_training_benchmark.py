@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import backends
 import published_notebook
 import training_report
 import training_sides
@@ -113,6 +114,15 @@ def test_a_spent_budget_ends_the_race_within_an_epoch():
     with pytest.raises(FinishedError), training_sides.watched(race):
         tiny_model().fit(published_notebook.rgb(data.grey), data.labels, batch_size=7, epochs=5, verbose=0)
     assert race.curve[0]["epochs"] == pytest.approx(0.1)
+
+
+def test_backends_are_told_by_setting_and_size_and_what_was_not_measured_is_left_empty():
+    records = [
+        {"side": "one", "size": 80, "images_per_second": 10.0},
+        {"side": "one", "size": 80, "images_per_second": 30.0},
+        {"side": "two", "size": 96, "images_per_second": 7.0},
+    ]
+    assert backends.table(records, (80, 96)).splitlines()[2:] == ["| one | 20 |  |", "| two |  | 7 |"]
 
 
 def curve(*accuracies: float) -> list[dict[str, float]]:
