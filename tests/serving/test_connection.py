@@ -62,6 +62,22 @@ def test_refusals_of_a_connection_are_counted_by_code(bounded):
     assert set(refused) == {"bad_http", "headers_too_large"}
 
 
+@pytest.mark.parametrize("ask, status", [("HEAD /livez", 200), ("GET /nothing", 404), ("GET /livez", 200)])
+def test_an_answer_is_sent_at_once_whether_a_body_follows_its_head_or_not(bounded, ask, status):
+    wire = fuzz_wire.Wire(bounded[0])
+    for _ in range(2):  # on one connection, which stays open
+        wire.send(f"{ask} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        assert wire.socket.recv(65_536).startswith(b"HTTP/1.1 %d" % status)
+
+
+def test_a_client_that_asks_whether_it_may_send_is_told_to(bounded):
+    wire = fuzz_wire.Wire(bounded[0])
+    wire.send(b"POST /feedback HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+    assert wire.socket.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    wire.send(b"{}")
+    assert wire.socket.recv(65_536).startswith(b"HTTP/1.1 422")
+
+
 def test_without_a_server_there_is_nothing_to_bound():
     assert bound_connections(1.0) is False
 

@@ -42,6 +42,7 @@ class Bounded(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         """Wait for the first request."""
         super().connection_made(transport)
+        self.transport = _Joining(transport)  # type: ignore[assignment]  # as much of one as uvicorn needs
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -82,6 +83,7 @@ class Bounded(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Read no more requests while there are some in the queue."""
+        self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
         if self.pipeline:
             self.flow.pause_reading()
@@ -126,6 +128,38 @@ class Bounded(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+class _Joining:
+    """A transport that sends the head of an answer together with its body, which uvicorn writes one by one.
+
+    That is one packet less, and one call of the system, for either side.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):  # 100 has no body
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that no body follows."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 def bound_connections(seconds: float, refused: Callable[[str], None] = lambda code: None) -> bool:
