@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, te
 
 from ferops.monitoring.acting import act
 from ferops.monitoring.channels import configured
+from ferops.monitoring.history import read
 from ferops.monitoring.policy import load_policy
 from ferops.settings import Environment
 from receivers import WebReceiver, listening
@@ -181,7 +182,7 @@ def last_artifact(api, key="drift"):
     return found["data"]
 
 
-def test_drift_that_lasts_starts_training_once_a_day_and_a_healthy_verdict_never(api, monitor):
+def test_drift_that_lasts_starts_training_once_a_day_and_a_healthy_verdict_never(api, monitor, tmp_path):
     def started():
         wanted = {"flow_runs": {"tags": {"all_": ["drift"]}}, "flows": {"name": {"any_": ["train"]}}}
         return api.post("flow_runs/filter", json=wanted).json()
@@ -199,6 +200,7 @@ def test_drift_that_lasts_starts_training_once_a_day_and_a_healthy_verdict_never
             assert f"[history]({service})" in told
             link = last_artifact(api, "drift-report")
             assert f"[drift]({service}20260301T120000.000000Z/index.html)" in link
+            assert [alert.status for alert in read(tmp_path).alerts] == ["detected"]
 
 
 def test_what_cannot_be_started_fails_the_run_and_the_verdict_is_published(api, monitor, monkeypatch):
