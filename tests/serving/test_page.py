@@ -20,6 +20,7 @@ from ferops.serving.log_reader import read_feedback, read_predictions
 from ferops.serving.page import SWAGGER, _swagger
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
+from ferops.serving.runtime import Choice
 from ferops.settings import Environment
 from tiny_package import write_tiny_package
 
@@ -80,6 +81,13 @@ def test_the_model_is_described_with_its_accuracy(client):
     assert about["model"]["synthetic"] is True
     assert about["accuracy"] == {"value": 0.61, "interval": [0.59, 0.63], "images": 3589}
     assert about["drift"] is about["history"] is None
+
+
+def test_a_reduced_precision_is_described_with_its_own_accuracy(client):
+    evidence = {"accuracy": 0.6, "fp32_accuracy": 0.61, "rows": 3309}
+    choice = Choice("auto", "openvino-bf16", reduced=True, passed_over={}, evidence=evidence)
+    app.state.serving.predictor.classifier.choice = choice
+    assert client.get("/about").json()["accuracy"] == {"value": 0.6, "interval": None, "images": 3309}
 
 
 def contrast(one, other):

@@ -113,7 +113,8 @@ SCHEMAS: Schema = {
                 }
             ),
             "accuracy": {
-                "description": "on the official test split, as recorded with the model; null if it was not",
+                "description": "of what answers, on the official test split, as recorded with the model; of a"
+                " reduced precision on that split without copies, as it was judged; null if not recorded",
                 "oneOf": [
                     {"type": "null"},
                     _object(

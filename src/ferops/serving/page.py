@@ -105,7 +105,13 @@ async def about(request: Request) -> Response:
 
 
 def recorded_accuracy(classifier: OnnxClassifier) -> dict[str, Any] | None:
-    """Accuracy on the official test split, 0 to 1, its interval, and how many images; or none."""
+    """Accuracy of what answers, 0 to 1, its interval, if any, and how many test images it is of; or none.
+
+    A reduced precision has its own, measured when it was judged: on the test split without copies.
+    """
+    if classifier.choice is not None and classifier.choice.evidence is not None:
+        evidence = classifier.choice.evidence
+        return {"value": evidence["accuracy"], "interval": None, "images": evidence["rows"]}
     try:
         official = files.read_json(classifier.folder / "evaluation.json")["official"]
         interval = official.get("intervals", {}).get("accuracy")
