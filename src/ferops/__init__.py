@@ -15,6 +15,7 @@ TELEMETRY_OFF = {
     "DVC_NO_ANALYTICS": "1",
     "GX_ANALYTICS_ENABLED": "False",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 for _name, _value in TELEMETRY_OFF.items():

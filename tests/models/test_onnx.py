@@ -89,3 +89,13 @@ def test_no_training_framework_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_is_computed_without_a_message_home(package, tmp_path):
+    # Only the variables below, for ONNX Runtime is also silent where it sees a CI's.
+    code = "import sys; from pathlib import Path; from ferops.models.onnx import OnnxClassifier\n"
+    code += "OnnxClassifier(Path(sys.argv[1])).self_check()"
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run([sys.executable, "-c", code, str(package)], env={"HOME": str(home)}, check=True)
+    assert list(home.rglob("*")) == []  # where it would keep what it sends
