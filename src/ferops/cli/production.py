@@ -1,5 +1,6 @@
 """What is served: how it does, where an answer came from, and what is to be forgotten."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,6 +53,46 @@ def monitor(
         typer.echo(complaint, err=True)
     typer.echo(f"all windows so far: {publish(folder)}")  # again: alerts were told since the verdict
     raise typer.Exit(verdict.exit_code)
+
+
+@app.command(epilog="Example: ferops simulate --drift blur --severity 4")
+def simulate(
+    drift: Annotated[
+        str, typer.Option(help="darker, brighter, low-contrast, blur or noise: what becomes of the faces")
+    ] = "darker",
+    severity: Annotated[int, typer.Option(min=1, max=5)] = 5,
+    requests: Annotated[
+        int, typer.Option(min=100, help="predictions asked for in a day of the policy")
+    ] = 2000,
+    day: Annotated[float, typer.Option(min=5, help="seconds that a day of the policy lasts")] = 180.0,
+    every: Annotated[float, typer.Option(min=0.5, max=24, help="its hours between two verdicts")] = 1.0,
+    feedback: Annotated[float, typer.Option(min=0.01, max=1, help="share of answers that get some")] = 0.5,
+    labels: Annotated[int, typer.Option(min=1, help="drifted faces with feedback to wait for")] = 500,
+    poison: Annotated[float, typer.Option(min=0, max=1, help="share of wrong feedback on them")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workplace: Annotated[
+        Path | None, typer.Option(help="new or empty folder to work in, and keep; none: a temporary one")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for page, plot and numbers")] = REPORTS / "simulation",
+) -> None:
+    """Let drift come, be seen, learnt and left behind, in a copy of the project. Exit: 0, or 5 to 7."""
+    from ferops.simulation import page
+    from ferops.simulation.drifts import DRIFTS
+    from ferops.simulation.loop import simulate as run_simulation
+    from ferops.simulation.timeline import Plan
+
+    if drift not in DRIFTS:
+        raise typer.BadParameter(f"{drift!r} is none of {', '.join(DRIFTS)}", param_hint="--drift")
+    plan = Plan(
+        drift=drift, severity=severity, requests=requests, day_s=day, monitor_every=every,
+        feedback=feedback, labels=labels, poison=poison, seed=seed,
+    )  # fmt: skip
+    timeline = run_simulation(Path.cwd(), workplace, plan, typer.echo)
+    typer.echo()
+    for name, value in timeline.figures():
+        typer.echo(f"{name:<16} {value}")
+    typer.echo(f"{'page':<16} {page.write(timeline, out)}")
+    raise typer.Exit(timeline.exit_code)
 
 
 @app.command(epilog="Example: ferops compact")
