@@ -12,7 +12,6 @@ plot and the table; docs/benchmarks.md says how to read them.
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -28,10 +27,11 @@ import httpx
 import psutil
 
 from ferops import files
+from ferops.models.cores import cores
 from ferops.models.onnx import OnnxClassifier, Recorded
 from serving_load import wrk
 from serving_report import draw, goals_met, table
-from serving_sides import Running, others, ours, running
+from serving_sides import Running, others, ours, processor_seconds, running
 
 HERE = Path(__file__).parent
 
@@ -110,15 +110,18 @@ def burst(
     for count in clients:
         for service in services:
             bodies = service.side.bodies(faces, images)
+            before = processor_seconds(service.process.pid)
             found = wrk(service.url, bodies, count, seconds, folder / "load")
             service.watch()
             service.settle()
+            service_cpu_s = processor_seconds(service.process.pid) - before
             rows.append(
                 {
                     "side": service.side.name,
                     "clients": count,
                     "images": images,
                     "round": turn,
+                    "service_cpu_s": service_cpu_s,
                     **asdict(found),
                 }
             )
@@ -154,7 +157,7 @@ def machine() -> dict[str, Any]:
         if line.startswith("model name"):
             processor = line.split(":", 1)[1].strip()
     return {
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "processor": processor,
         "python": platform.python_version(),
         "load_before": psutil.getloadavg()[0],

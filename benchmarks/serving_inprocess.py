@@ -5,7 +5,6 @@ python benchmarks/serving_inprocess.py --package release --runtime onnxruntime
 
 import argparse
 import json
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ferops.models.cores import cores
 from ferops.models.onnx import OnnxClassifier, Recorded
 from ferops.models.runtimes import RUNTIMES
 
@@ -40,9 +40,8 @@ def images_per_second(classifier: OnnxClassifier, batch: int, callers: int, seco
 
 def measure(package: Path, runtime: str, seconds: float) -> list[dict[str, Any]]:
     """One row for each way to use all cores: one call on all of them, or one call on each."""
-    cores = os.cpu_count() or 1
     rows = []
-    for callers, threads in ((1, 0), (cores, 1)):
+    for callers, threads in ((1, 0), (cores(), 1)):
         classifier = RUNTIMES[runtime](package, threads)
         for batch in (1, 8, 32):
             speed = images_per_second(classifier, batch, callers, seconds)

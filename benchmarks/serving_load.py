@@ -7,11 +7,12 @@ so that `constant_rate` is our own.
 
 import asyncio
 import json
+import resource
 import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -58,7 +59,11 @@ class Bodies:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one burst of load found; latencies in ms."""
+    """What one burst of load found; latencies in ms.
+
+    Attributes:
+        generator_cpu_s: processor time that the load generator itself took.
+    """
 
     requests_per_second: float
     p50_ms: float
@@ -67,6 +72,7 @@ class Measured:
     max_ms: float
     requests: int
     errors: int
+    generator_cpu_s: float = 0.0
 
 
 def wrk(url: str, bodies: Bodies, clients: int, seconds: float, folder: Path) -> Measured:
@@ -85,6 +91,7 @@ def wrk(url: str, bodies: Bodies, clients: int, seconds: float, folder: Path) ->
     for number, content in enumerate(bodies.contents):
         paths.append(folder / f"body-{number}")
         paths[-1].write_bytes(content)
+    before = _children_cpu_s()
     done = subprocess.run(
         [
             *(command, "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", f"--timeout={TIMEOUT_S}s"),
@@ -94,7 +101,13 @@ def wrk(url: str, bodies: Bodies, clients: int, seconds: float, folder: Path) ->
         text=True,
         check=True,
     )
-    return read_wrk(done.stdout)
+    return replace(read_wrk(done.stdout), generator_cpu_s=_children_cpu_s() - before)
+
+
+def _children_cpu_s() -> float:
+    """Processor time of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def read_wrk(output: str) -> Measured:

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from ferops import files
+from ferops.models.cores import cores
 from ferops.models.onnx import OnnxClassifier, Recorded
 from serving import HERE, burst, machine, say
-from serving_report import value
+from serving_report import cpu_us, value
 from serving_sides import Side, ours, running
 
 AS_IT_IS = "as it is"
@@ -32,11 +33,12 @@ VARIANTS: dict[str, tuple[int, dict[str, str]]] = {
     "each request a call of its own": (1, {"FER_TOGETHER": "1"}),
     "up to 16 requests a call": (1, {"FER_TOGETHER": "16"}),
     "one call at a time": (1, {"FER_CALLS": "1"}),
-    "each call on one core": (1, {"FEROPS_THREADS": "1"}),
+    "as many calls as cores": (1, {"FER_CALLS": str(cores())}),
+    "each call on all cores": (1, {"FEROPS_THREADS": "0"}),
     "Python switches every 0.5 ms": (1, {"FER_SWITCH_MS": "0.5"}),
-    "2 workers, each on one core": (2, {"FEROPS_THREADS": "1"}),
-    "2 workers, one call at a time": (2, {"FEROPS_THREADS": "1", "FER_CALLS": "1"}),
-    "2 workers, each on all cores": (2, {"FEROPS_THREADS": "0"}),
+    "2 workers": (2, {}),
+    "2 workers, one call at a time": (2, {"FER_CALLS": "1"}),
+    "2 workers, each call on all cores": (2, {"FEROPS_THREADS": "0"}),
 }
 
 
@@ -47,7 +49,7 @@ def sides(models: Path, runtime: str | None) -> list[Side]:
         environment = changed | {"PYTHONPATH": str(HERE)}
         if runtime:
             environment["FEROPS_RUNTIME"] = runtime
-        side = ours(models, workers, {"FEROPS_THREADS": "0", **environment})
+        side = ours(models, workers, environment)
         command = [part.replace("ferops.serving.service:", "serving_variant:") for part in side.command]
         found.append(replace(side, name=name, command=command))
     return found
@@ -92,7 +94,7 @@ def main() -> None:
     files.write_json(
         arguments.out / f"variants-{size}.json", {"machine": machine(), "image_size": size, "rows": rows}
     )
-    print(f"\n{'':<34}{'clients':>8}{'requests/s':>12}{'times':>7}{'p50 ms':>9}{'p99 ms':>9}")
+    print(f"\n{'':<34}{'clients':>8}{'requests/s':>12}{'times':>7}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>9}")
     for name in VARIANTS:
         for clients in arguments.clients:
             speed = value(rows, name, clients)
@@ -108,6 +110,7 @@ def main() -> None:
             print(
                 f"{name:<34}{clients:>8}{speed:>12.1f}{float(np.median(ratio or [np.nan])):>7.2f}"
                 f"{value(rows, name, clients, 'p50_ms'):>9.1f}{value(rows, name, clients, 'p99_ms'):>9.1f}"
+                f"{cpu_us({'single': rows}, name, clients, 'service_cpu_s'):>9.0f}"
             )
 
 

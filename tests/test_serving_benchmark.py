@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers
-from starlette.requests import Request
 
 import serving_inprocess
 import serving_load
@@ -43,6 +41,8 @@ def burst(side, clients, speed, p50=3.0, p99=9.0, errors=0, images=1):
         "max_ms": p99,
         "requests": 100,
         "errors": errors,
+        "service_cpu_s": 0.25,
+        "generator_cpu_s": 0.01,
     }
 
 
@@ -108,6 +108,12 @@ def test_each_goal_can_be_missed(result, change, word):
     assert any(word in asked for asked in missed(changed))
 
 
+def test_the_share_of_the_limit_is_also_told_of_what_the_load_generator_leaves(result):
+    (share,) = [goal.found for goal in serving_report.goals(result, OURS) if "limit" in goal.asked]
+    # 600 of 700 images a second; the generator took 100 us of each of 600 requests, on two cores
+    assert share.startswith("86%;") and share.endswith(" 88%")
+
+
 def test_goals_of_speed_are_for_224_pixels_and_a_quick_run_is_no_result(result):
     other = result | {"image_size": 96, "quick": True}
     assert not any("times those" in goal.asked for goal in serving_report.goals(other, OURS))
@@ -125,6 +131,7 @@ def test_table_and_plot_show_every_side(result, tmp_path):
     said = serving_report.table(result)
     assert all(side in said for side in result["sides"])
     assert "640.0      91%" in said  # 20 requests of 32 images a second, of 700
+    assert "2500     100" in said  # microseconds of processor time, of 100 requests
     serving_report.draw([result, result], tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").width > 500
 
@@ -138,8 +145,8 @@ def test_requests_are_read_by_the_service_as_the_faces_they_are():
         async def receive():
             return {"type": "http.request", "body": content, "more_body": False}
 
-        headers = Headers({"content-type": bodies.content_type}).raw
-        return await read_images(Request({"type": "http", "headers": headers}, receive), 8, 10**6, 10**6)
+        headers = {b"content-type": bodies.content_type.encode()}
+        return await read_images(headers, receive, 8, 10**6, 10**6)
 
     for first, content in enumerate(bodies.contents):
         images = [np.asarray(Image.open(io.BytesIO(one))) for one in asyncio.run(received(content))]
