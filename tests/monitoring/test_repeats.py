@@ -49,9 +49,8 @@ def test_some_repeats_are_ordinary(workplace):
     rows = answers(300, seed=3)
     workplace.predict(rows)
     workplace.predict(again_and_again(rows, 20))
-    verdict = workplace.monitor()
-    assert (verdict.repeats.noticed, verdict.notes) == ((), ())
-    assert verdict.window.compared == 300
+    window = workplace.window()
+    assert (window.repeats.noticed, len(window.rows), window.usable) == ((), 300, 320)
 
 
 def test_a_handful_of_images_is_too_few_however_often_they_come(workplace):
@@ -91,21 +90,21 @@ def test_a_client_that_sends_most_is_named_by_its_share(workplace, share, notice
     clients = np.random.default_rng(0).integers(0, 256, 500)
     clients[: int(500 * share)] = 137
     workplace.predict(rows.assign(client=clients))
-    verdict = workplace.monitor()
-    assert verdict.repeats.largest_client == pytest.approx(share, abs=0.01)
-    assert ("client" in verdict.repeats.noticed) == noticed
-    assert any(f"one client sent up to {share:.0%}" in note for note in verdict.notes) == noticed
+    repeats = workplace.window().repeats
+    assert repeats.largest_client == pytest.approx(share, abs=0.01)
+    assert ("client" in repeats.noticed) == noticed
+    assert any(f"one client sent up to {share:.0%}" in said for said in repeats.sentences()) == noticed
 
 
 def test_a_bucket_is_another_client_on_the_next_day(workplace):
     workplace.predict(answers(100, seed=9).assign(client=[5] * 70 + list(range(30))), hours_ago=20)
     workplace.predict(answers(100, seed=10).assign(client=[9] * 50 + list(range(50))), hours_ago=1)
-    assert workplace.monitor().repeats.largest_client == pytest.approx((71 + 51) / 200)
+    assert workplace.window().repeats.largest_client == pytest.approx((71 + 51) / 200)
 
 
 def test_a_log_that_tells_nothing_of_clients_says_so(workplace):
     workplace.predict(answers(150, seed=11))
-    repeats = workplace.monitor().repeats
+    repeats = workplace.window().repeats
     assert repeats.largest_client is None and repeats.noticed == ()
 
 

@@ -48,7 +48,7 @@ def advice(verdict: Verdict) -> tuple[str, ...]:
         )
     if "accuracy" in named:
         said.append("See below which emotions are missed: those are the faces to collect.")
-    if named:
+    if named or (verdict.expected and verdict.expected.fell):
         said.append(
             "Collect labels for some of these images (POST /feedback, `ferops data collect`): training again "
             "on the same data gives the same model."

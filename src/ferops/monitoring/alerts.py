@@ -152,7 +152,7 @@ def _parts(kind: Kind, verdict: Verdict) -> tuple[str, ...]:
 
 def _reasons(kind: Kind, verdict: Verdict) -> tuple[str, ...]:
     if kind == "repeats":
-        return verdict.notes or ("no image is repeated much",)
+        return (verdict.repeats.sentences() if verdict.repeats else ()) or ("no image is repeated much",)
     return verdict.reasons + verdict.notes
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ferops import files, tracking
 from ferops.monitoring import history, history_page, page
 from ferops.monitoring.drift import Comparison, compare
+from ferops.monitoring.expected_accuracy import estimate
 from ferops.monitoring.policy import Policy, load_policy
 from ferops.monitoring.quality import by_day, measure
 from ferops.monitoring.verdict import DayQuality, Outcome, Quality, Verdict, WindowSummary
@@ -80,11 +81,14 @@ def judge(
     enough = window.repeats.images >= policy.window.minimum_predictions
     current = window.rows
     comparison = compare(current, reference.rows, reference.embedding, policy) if enough else None
-    quality, labelled = None, None
+    quality, labelled, expected = None, None, None
     days: tuple[DayQuality, ...] = ()
     if policy.quality:
         quality, labelled = measure(window.labelled, reference.rows, policy)
         days = by_day(log_dir, policy.quality, now)
+        if enough:
+            drop, seed = policy.quality.max_expected_drop, policy.window.seed
+            expected = estimate(reference.rows, current, drop, seed)
     outcome, reasons = _decide(window, comparison, quality, policy)
     folder = monitoring_dir / REPORTS_FOLDER / now.strftime("%Y%m%dT%H%M%S.%fZ")
     tags = {
@@ -112,6 +116,7 @@ def judge(
             mlflow_run_id=run_id,
             report=str(folder),
             repeats=window.repeats,
+            expected=expected,
             days=days,
         )
         snapshots = {"evidently.html": comparison.snapshot} if comparison else {}
@@ -204,6 +209,8 @@ def _log(verdict: Verdict, champion: Champion | Release, folder: Path) -> None:
     }
     if verdict.embedding:
         metrics |= {"size.embedding": verdict.embedding.size, "p_value.embedding": verdict.embedding.p_value}
+    if verdict.expected:
+        metrics["expected_accuracy"] = verdict.expected.value
     if verdict.quality:
         metrics["labelled"] = float(verdict.quality.labelled)
         if verdict.quality.accuracy is not None:

@@ -64,6 +64,7 @@ class QualityPolicy(Section):
 
     minimum_labelled: int = Field(ge=10)
     max_accuracy_drop: Fraction
+    max_expected_drop: Fraction = Field(description="of the estimate without labels; more is said")
     days: int = Field(ge=1, le=90, description="UTC days that the report shows one by one")
     minimum_daily: int = Field(ge=1, description="a day's share of fewer labels is not shown")
 

@@ -141,6 +141,33 @@ class Quality(Record):
     drifted: bool | None
 
 
+class ExpectedAccuracy(Record):
+    """How often the model is right by its own calibrated confidence: an estimate, made without any label.
+
+    It is mostly too high when faces change in a way that the model is confidently wrong about.
+
+    Attributes:
+        value: 0 to 1.
+        interval: for what labels of these images would show, 95 %, as long as confidence means what it meant.
+        rows: images that it was made of.
+        reference_accuracy: with labels, on the reference.
+        fell: whether it is below that by more than the policy passes over.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    rows: int
+    reference_accuracy: float
+    fell: bool
+
+    def sentence(self) -> str:
+        """For a person."""
+        return (
+            f"by its own confidence the model is right on {self.value:.0%} of these images, an estimate "
+            f"without labels; {self.reference_accuracy:.0%} on the reference"
+        )
+
+
 class Share(Record):
     """A share of right answers among some with feedback, with its 95 % interval (Wilson).
 
@@ -183,6 +210,7 @@ class Verdict(Record):
         reasons: sentences for a person, most important first.
         columns: most moved first; empty when there were too few predictions.
         repeats: of images and clients; none in verdicts before these were counted.
+        expected: accuracy without labels; none with too few predictions.
         days: accuracy by day, oldest first; a day's figures change while feedback to it comes in.
         reference_sha256, policy_sha256: what it was compared with, and by which rules.
         report: the folder with index.html, verdict.json and Evidently's own pages.
@@ -204,12 +232,14 @@ class Verdict(Record):
     mlflow_run_id: str | None
     report: str
     repeats: Repeats | None = None
+    expected: ExpectedAccuracy | None = None
     days: tuple[DayQuality, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that qualify the verdict."""
-        return self.repeats.sentences() if self.repeats else ()
+        said = self.repeats.sentences() if self.repeats else ()
+        return (*said, self.expected.sentence()) if self.expected and self.expected.fell else said
 
     @property
     def exit_code(self) -> int:
