@@ -4,7 +4,9 @@ import shutil
 
 import mlflow
 import pytest
+from typer.testing import CliRunner
 
+from ferops.cli import app
 from ferops.models.onnx import OnnxClassifier
 from ferops.promotion import registry
 from ferops.promotion.champion import REMEMBERED, Champion, NoChampionError
@@ -33,6 +35,21 @@ def test_a_rollback_goes_one_champion_back_in_every_registry(three):
         three.rollback()
     assert three.champion().version == "1"
     assert len(versions()) == 3
+
+
+def test_each_way_is_one_command(three, monkeypatch):
+    monkeypatch.chdir(three.folder)
+
+    def ferops(*command):
+        return CliRunner().invoke(app, command)
+
+    assert ferops("rollback").exit_code == 0
+    assert three.champion().version == "2"
+    assert ferops("promote", "--version", "1").exit_code == 0
+    assert three.champion().version == "1"
+    refused = ferops("rollback", "--from", "3")
+    assert refused.exit_code != 0
+    assert three.champion().version == "1"
 
 
 def test_a_rollback_from_a_named_version_is_done_once(three):
