@@ -4,8 +4,9 @@
 
 The real app answers real requests in this process while the functions of each step are timed where they are
 called, so that caches are as cold as in service; what is left of a request is the framework and the way to
-the thread and back. The same requests over HTTP then show what the HTTP server and the network add. Medians;
-`--images` also profiles requests of that many images.
+the thread and back. The parts of a request of many images, in service worked on at one time, come one after
+another here, so that the steps add up. The same requests over HTTP then show what the HTTP server and the
+network add. Medians; `--images` also profiles requests of that many images.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -99,8 +102,22 @@ class Stopwatches:
             yield
 
 
-async def profile(bodies: list[bytes], requests: int) -> dict[str, list[float]]:
-    """Microseconds of every step for each of so many requests, in process, one after another."""
+class InTurn(ThreadPoolExecutor):
+    """Works on one part after another."""
+
+    def map(self, work: Callable[..., Any], *parts: Any, **_: Any) -> Iterator[Any]:
+        """As the builtin."""
+        return map(work, *parts)
+
+
+async def profile(bodies: list[bytes], requests: int, steps: bool = True) -> dict[str, list[float]]:
+    """Microseconds of every step for each of so many requests, in process, one after another.
+
+    Args:
+        bodies: of the requests, in turn.
+        requests: how many.
+        steps: False gives only the requests' total, with their parts worked on as in service.
+    """
     import ferops.serving.service as service
 
     app = service.FerClassifier.to_asgi()
@@ -114,7 +131,10 @@ async def profile(bodies: list[bytes], requests: int) -> dict[str, list[float]]:
 
     watches = Stopwatches()
     async with inner.router.lifespan_context(inner):
-        with watches.on(inner.state.serving):
+        serving = inner.state.serving
+        if steps:
+            serving.predictor = replace(serving.predictor, helpers=InTurn())
+        with watches.on(serving) if steps else contextlib.nullcontext():
             for number in range(requests + 50):
                 messages = [
                     {"type": "http.request", "body": bodies[number % len(bodies)], "more_body": False}
@@ -209,6 +229,8 @@ def main() -> None:
             requests = max(50, arguments.requests // images)
             found = asyncio.run(profile(list(bodies.contents), requests))
             profiles[_label(images)] = {step: float(np.median(each)) / images for step, each in found.items()}
+            whole = asyncio.run(profile(list(bodies.contents), requests, steps=False))["total"]
+            profiles[_label(images)]["total"] = float(np.median(whole)) / images
         if not arguments.no_http:
             side = ours(package.parent, 1, environment)
             with running(side, faces, expected, folder / "side") as service:
