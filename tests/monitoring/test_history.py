@@ -150,7 +150,14 @@ def test_before_the_first_verdict_the_page_says_what_to_do():
 def test_accuracy_is_shown_where_people_told_the_truth():
     fed = {"labelled": 120, "accuracy": 0.6, "interval": (0.51, 0.68), "reference_accuracy": 0.66}
     assert "60 % (51 to 68 %) of 120 predictions; reference 66 %" in text(page(judged("healthy", **fed)))
-    assert "Accuracy by feedback" not in text(page(judged("healthy")))
+    assert "Accuracy" not in text(page(judged("healthy")))
+
+
+def test_without_feedback_the_accuracy_that_confidence_lets_expect_is_shown():
+    said = text(page(judged("healthy", expected=0.61, reference_accuracy=0.66)))
+    assert "Accuracy expected from its confidence, without labels: 61 %; reference 66 %" in said
+    assert "dotted: expected from confidence, last 61 %; dashed: the reference, 66 %" in said
+    assert "by feedback" not in said
 
 
 def test_images_and_clients_that_come_again_and_again_are_noticed_beside_the_verdict():
@@ -193,6 +200,18 @@ def test_the_columns_that_drifted_most_often_are_plotted_first():
     ]
     assert mattered(verdicts) == ["noise", "brightness", "label"]
     assert mattered([judged("healthy", moved=still)]) == ["contrast", "entropy"]
+
+
+def test_a_window_that_says_nothing_of_a_column_draws_nothing_there():
+    sizes = [0.5, None, 7.0]
+    verdicts = [
+        judged("too_few" if size is None else "healthy", hour=hour, moved={"noise": size} if size else {})
+        for hour, size in enumerate(sizes)
+    ]
+    shown = page(*verdicts)
+    (size,), (over,) = (re.findall(f'<path class="{name}" d="([^"]*)"', shown) for name in ("size", "over"))
+    assert re.findall(r"M(\d+) [\d.]+V[\d.]+H(\d+)", size) == [("0", "1"), ("2", "3")]
+    assert re.findall(r"M(\d+) [\d.]+V0H(\d+)", over) == [("2", "3")]  # cut at the plot's upper edge
 
 
 def test_a_year_of_hours_stays_a_small_page_and_shows_every_hour_of_drift():

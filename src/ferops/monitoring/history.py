@@ -45,7 +45,9 @@ class Judged(Line):
         parts: what drifted, most important first; empty unless the verdict is drift.
         moved: size over threshold of each watched column, and of `embedding`.
         repeats: what came again and again, `images` or one `client`.
-        labelled, accuracy, interval, reference_accuracy: as in `Quality`, where there was feedback.
+        labelled, accuracy, interval: as in `Quality`, where there was feedback.
+        expected: accuracy as the model's confidence lets one expect it, without feedback.
+        reference_accuracy: what to compare either with.
     """
 
     report: str
@@ -61,6 +63,7 @@ class Judged(Line):
     labelled: int = 0
     accuracy: float | None = None
     interval: tuple[float, float] | None = None
+    expected: float | None = None
     reference_accuracy: float | None = None
 
     @property
@@ -158,7 +161,8 @@ def summary(verdict: Verdict, report: str) -> Judged:
     moved = {column.name: column.moved for column in verdict.columns}
     if verdict.embedding:
         moved["embedding"] = verdict.embedding.size / verdict.embedding.threshold
-    quality = verdict.quality
+    quality, expected = verdict.quality, verdict.expected
+    compared_with = quality if quality and quality.labelled else expected
     return Judged(
         report=report,
         time=verdict.time,
@@ -173,7 +177,8 @@ def summary(verdict: Verdict, report: str) -> Judged:
         labelled=quality.labelled if quality else 0,
         accuracy=quality.accuracy if quality else None,
         interval=quality.interval if quality else None,
-        reference_accuracy=quality.reference_accuracy if quality and quality.labelled else None,
+        expected=expected.value if expected else None,
+        reference_accuracy=compared_with.reference_accuracy if compared_with else None,
     )
 
 

@@ -105,13 +105,13 @@ class Plot:
 
 
 def plots(history: History, axis: Axis) -> tuple[list[Plot], list[Plot]]:
-    """Verdicts, predictions and, where there was feedback, accuracy; and the columns that mattered."""
+    """Verdicts, predictions and, where it is known or expected, accuracy; and the columns that mattered."""
     verdicts = history.verdicts
     changes = [after for before, after in pairwise(verdicts) if before.model_version != after.model_version]
     lines = "".join(f"M{axis.bucket(change.moment)} 0V100" for change in changes)
     versions = f'<path class="version" d="{lines}"/>' if lines else ""
     wide = [_strip(history, axis, versions, changes), _predictions(verdicts, axis, versions)]
-    if any(verdict.accuracy is not None for verdict in verdicts):
+    if any(verdict.reference_accuracy is not None for verdict in verdicts):
         wide.append(_accuracy(verdicts, axis, versions))
     return wide, [_column(name, verdicts, axis, versions) for name in mattered(verdicts)]
 
@@ -184,18 +184,23 @@ def _accuracy(verdicts: Sequence[Judged], axis: Axis, versions: str) -> Plot:
     accuracy = _last(verdicts, axis, lambda verdict: verdict.accuracy)
     low = _last(verdicts, axis, lambda verdict: verdict.interval[0] if verdict.interval else None)
     high = _last(verdicts, axis, lambda verdict: verdict.interval[1] if verdict.interval else None)
+    expected = _last(verdicts, axis, lambda verdict: verdict.expected)
     reference = _last(verdicts, axis, lambda verdict: verdict.reference_accuracy)
-    newest = next(verdict for verdict in reversed(verdicts) if verdict.accuracy is not None)
     svg = _svg(
         axis,
         f'<path class="band" d="{_area(100 * high, 100 * low)}"/>'
+        f'<path class="expected" d="{_line(100 * expected)}"/>'
         f'<path class="accuracy" d="{_line(100 * accuracy)}"/>'
         f'<path class="reference" d="{_line(100 * reference)}"/>{versions}',
     )
-    note = f"last {_percent(newest.accuracy)} of {newest.labelled:,}; 0 to 100 %, with its interval"
-    if newest.reference_accuracy is not None:
-        note += f"; dashed: the reference, {_percent(newest.reference_accuracy)}"
-    return Plot("Accuracy by feedback", note, svg, 70)
+    notes = []
+    if fed := [verdict for verdict in verdicts if verdict.accuracy is not None]:
+        notes.append(f"line, with its interval: by feedback, last {_percent(fed[-1].accuracy)}")
+    if estimated := [verdict for verdict in verdicts if verdict.expected is not None]:
+        notes.append(f"dotted: expected from confidence, last {_percent(estimated[-1].expected)}")
+    known = [verdict.reference_accuracy for verdict in verdicts if verdict.reference_accuracy is not None]
+    notes.append(f"dashed: the reference, {_percent(known[-1])}")
+    return Plot("Accuracy, 0 to 100 %", "; ".join(notes), svg, 70)
 
 
 def _column(name: str, verdicts: Sequence[Judged], axis: Axis, versions: str) -> Plot:
@@ -205,12 +210,12 @@ def _column(name: str, verdicts: Sequence[Judged], axis: Axis, versions: str) ->
             bucket = axis.bucket(verdict.moment)
             sizes[bucket] = np.fmax(sizes[bucket], verdict.moved[name])
     top = min(max(1.6, float(np.nanmax(sizes))), HIGHEST)
-    scaled = np.fmin(95 * sizes / top, 100)
+    scaled = np.minimum(95 * sizes / top, 100)  # NaN stays NaN
     limit = 95 / top
     over = np.where(scaled > limit, scaled, np.nan)
     svg = _svg(
         axis,
-        f'<path class="size" d="{_area(np.fmin(scaled, limit) + 0 * scaled)}"/>'
+        f'<path class="size" d="{_area(np.minimum(scaled, limit))}"/>'
         f'<path class="over" d="{_area(over, np.full(axis.count, limit))}"/>'
         f'<path class="threshold" d="M0 {100 - limit:.1f}H{axis.count}"/>{versions}',
     )
@@ -256,5 +261,7 @@ def _area(tops: Values, bottoms: Values | None = None) -> str:
 def _line(values: Values) -> str:
     """A line through the buckets' middles, straight over those that have no value, and level at both ends."""
     known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return ""
     points = [f"{bucket + 0.5} {100 - values[bucket]:.3g}" for bucket in known]
     return f"M{known[0]} {100 - values[known[0]]:.3g}L{'L'.join(points)}H{known[-1] + 1}"
