@@ -210,6 +210,25 @@ def test_feedback_that_means_nothing_is_refused(client, body, status, code):
     assert_refused(client.post("/feedback", json=body), status, code)
 
 
+def test_the_metrics_count_requests_images_calls_and_refusals(client):
+    def counted(name):
+        line = next((row for row in client.get("/metrics").text.splitlines() if row.startswith(name)), "x 0")
+        return float(line.split()[-1])
+
+    for name, more in (
+        ('ferops_requests_total{route="/predict",status="200"}', 1),
+        ('ferops_requests_total{route="/predict",status="422"}', 1),
+        ('ferops_request_seconds_count{route="/predict"}', 2),
+        ("ferops_request_images_sum", 3),
+        ("ferops_call_requests_sum", 2),
+        ('ferops_refusals_total{code="not_an_image"}', 1),
+    ):
+        before = counted(name)
+        client.predict(png(), png(1))
+        client.predict(b"no picture")
+        assert counted(name) - before == more, name
+
+
 def test_another_method_is_refused_in_json(client):
     assert_refused(client.get("/predict"), 405, "method_not_allowed")
 

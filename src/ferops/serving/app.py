@@ -8,7 +8,7 @@ there is more to do than can be done.
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from ferops.emotions import EMOTIONS, UnknownEmotionError, canonical
 from ferops.models.cores import cores
 from ferops.serving import faces, openapi, page, reports
 from ferops.serving.admission import RETRY_AFTER_S, Admission
-from ferops.serving.batcher import Batcher
+from ferops.serving.batcher import Batcher, Outcome
 from ferops.serving.metrics import Measured, Metrics
 from ferops.serving.prediction_log import timestamp
 from ferops.serving.predictor import Predictor, Question, UnloggedError, UnusableImageError
@@ -70,8 +70,12 @@ def start(app: Starlette, predictor: Predictor, limits: Environment, metrics: Me
     # One more than the runtime computes at one time: while an answer is written or an image decoded, no core
     # waits, and a request that takes long holds up no other.
     threads = max(1, cores() // limits.workers // (limits.threads or cores())) + 1
-    batcher = Batcher(lambda questions: serving.predictor.predict_each(questions), threads)
-    serving = Serving(predictor, limits, metrics, admission, batcher)
+
+    def answer(questions: Sequence[Question]) -> Sequence[Outcome]:
+        metrics.together.observe(len(questions))
+        return serving.predictor.predict_each(questions)
+
+    serving = Serving(predictor, limits, metrics, admission, Batcher(answer, threads))
     app.state.serving = serving
     metrics.model(predictor.version, predictor.source)
 

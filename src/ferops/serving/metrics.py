@@ -45,6 +45,9 @@ class Metrics:
             **here,
         )
         self.images = Histogram("ferops_request_images", "Images in one request", buckets=IMAGES, **here)
+        self.together = Histogram(
+            "ferops_call_requests", "Requests that shared one call of the model", buckets=(1, 2, 4, 8), **here
+        )
         self.refusals = Counter("ferops_refusals", "Requests that were refused, by code", ["code"], **here)
         self.held = Gauge(
             "ferops_requests_held",
