@@ -4,7 +4,7 @@
     PosixPath('monitoring/reports/index.html')
 
 No script, no network. However many windows there are, the plots have at most `BUCKETS` points, and what is
-listed one by one is the newest of them: a year of hours is a page of 0.3 MB.
+listed one by one is the newest of them: a year of hours is a page of 0.2 MB.
 """
 
 import logging
