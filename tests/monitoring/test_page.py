@@ -113,5 +113,5 @@ def test_days_with_few_labels_are_called_so_and_the_others_have_an_interval(work
     page = shown(workplace)
     first, second = re.findall(r"<tr><td>2026-02-2\d.*?</tr>", page, re.DOTALL)
     assert "2026-02-28" in first and "too few" in first and "%" not in first
-    assert re.search(r"\d+ % \(\d+–\d+\)", second)
+    assert re.search(r"\d+\s% \(\d+–\d+\)", second)
     assert page.count("<circle") == 1

@@ -6,6 +6,7 @@ import pytest
 
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.models.onnx import OnnxClassifier
+from ferops.monitoring.advice import advice
 from ferops.monitoring.monitor import judge
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor, Question
@@ -94,6 +95,24 @@ def test_a_client_that_sends_most_is_named_by_its_share(workplace, share, notice
     assert repeats.largest_client == pytest.approx(share, abs=0.01)
     assert ("client" in repeats.noticed) == noticed
     assert any(f"one client sent up to {share:.0%}" in said for said in repeats.sentences()) == noticed
+
+
+@pytest.mark.parametrize("everybody", [False, True])
+def test_drift_says_whether_the_other_clients_have_it_too(workplace, everybody):
+    rows = answers(400, seed=12).assign(client=np.where(np.arange(400) < 250, 137, np.arange(400) % 97))
+    dark = (rows["client"] == 137) | everybody
+    rows.loc[dark, "brightness"] *= 0.6
+    workplace.predict(rows)
+    verdict = workplace.monitor()
+    assert verdict.verdict == "drift" and verdict.columns[0].name == "brightness"
+    assert verdict.without_largest == (("brightness",) if everybody else ())
+    said = (
+        "among the other clients brightness moved"
+        if everybody
+        else "among the other clients nothing has moved"
+    )
+    assert said in verdict.notes
+    assert any("its camera alone" in sentence for sentence in advice(verdict)) != everybody
 
 
 def test_a_bucket_is_another_client_on_the_next_day(workplace):

@@ -21,7 +21,10 @@ def advice(verdict: Verdict) -> tuple[str, ...]:
             "They count once, and change no other figure here."
         )
     if named and "client" in noticed:
-        said.append("Look at the client that sends most first: what moved may be its camera alone.")
+        if verdict.without_largest == ():
+            said.append("Look at the client that sends most: what moved is its camera alone.")
+        elif verdict.without_largest is None:
+            said.append("Look at the client that sends most first: what moved may be its camera alone.")
     if named & LIGHT:
         said.append(
             f"Look at the camera and the light: {_change(verdict)}exposure, gain, a lamp or the time of day, "

@@ -34,6 +34,12 @@ class Comparison:
     embedding: EmbeddingDrift | None
     snapshot: Snapshot
 
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The columns that have drifted, most moved first, and `embedding`."""
+        moved = tuple(column.name for column in self.columns if column.drifted)
+        return (*moved, "embedding") if self.embedding and self.embedding.drifted else moved
+
 
 def compare(
     current: pd.DataFrame, reference: pd.DataFrame, embedding: tuple[str, ...], policy: Policy

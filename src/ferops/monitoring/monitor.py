@@ -81,6 +81,11 @@ def judge(
     enough = window.repeats.images >= policy.window.minimum_predictions
     current = window.rows
     comparison = compare(current, reference.rows, reference.embedding, policy) if enough else None
+    without_largest = None
+    if comparison and comparison.drifted and "client" in window.repeats.noticed:
+        others = current[~current["from_largest"]]
+        if len(others) >= policy.window.minimum_predictions:
+            without_largest = compare(others, reference.rows, reference.embedding, policy).drifted
     quality, labelled, expected = None, None, None
     days: tuple[DayQuality, ...] = ()
     if policy.quality:
@@ -116,6 +121,7 @@ def judge(
             mlflow_run_id=run_id,
             report=str(folder),
             repeats=window.repeats,
+            without_largest=without_largest,
             expected=expected,
             days=days,
         )

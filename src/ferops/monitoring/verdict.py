@@ -210,6 +210,8 @@ class Verdict(Record):
         reasons: sentences for a person, most important first.
         columns: most moved first; empty when there were too few predictions.
         repeats: of images and clients; none in verdicts before these were counted.
+        without_largest: what drifted without the client that sent most, where it sent enough to be noticed
+            and the others enough to be judged; none where that was not looked at.
         expected: accuracy without labels; none with too few predictions.
         days: accuracy by day, oldest first; a day's figures change while feedback to it comes in.
         reference_sha256, policy_sha256: what it was compared with, and by which rules.
@@ -232,14 +234,22 @@ class Verdict(Record):
     mlflow_run_id: str | None
     report: str
     repeats: Repeats | None = None
+    without_largest: tuple[str, ...] | None = None
     expected: ExpectedAccuracy | None = None
     days: tuple[DayQuality, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that qualify the verdict."""
-        said = self.repeats.sentences() if self.repeats else ()
-        return (*said, self.expected.sentence()) if self.expected and self.expected.fell else said
+        said = list(self.repeats.sentences() if self.repeats else ())
+        if self.without_largest is not None:
+            moved = (
+                f"{', '.join(self.without_largest)} moved" if self.without_largest else "nothing has moved"
+            )
+            said.append(f"among the other clients {moved}")
+        if self.expected and self.expected.fell:
+            said.append(self.expected.sentence())
+        return tuple(said)
 
     @property
     def exit_code(self) -> int:

@@ -36,7 +36,8 @@ class Window:
     """The champion's predictions of the last hours.
 
     Attributes:
-        rows: a sample of the images, or all where there are no more, each once, oldest first.
+        rows: a sample of the images, or all where there are no more, each once, oldest first; besides the
+            reference's columns `from_largest`, true of what the client sent that sent most on that day.
         usable: how many predictions there are that can be compared.
         repeats: how many of them are one image, or one client, again and again.
         labelled: label and true emotion of each image that has feedback.
@@ -110,6 +111,12 @@ def current_window(log_dir: Path, model_version: str, policy: Policy, now: datet
             [f"{policy.window.seed}:", policy.window.sample],
         )
         rows = flat(log, "SELECT * FROM predictions WHERE id IN (FROM drawn) ORDER BY time, id")
+        repeats = _repeats(log, usable, policy)
+        from_largest = log.execute(
+            "SELECT id FROM counted JOIN largest ON time::DATE = day AND counted.client = largest.client "
+            "WHERE id IN (FROM drawn)"
+        ).df()
+        rows["from_largest"] = rows["id"].isin(from_largest["id"])
         numbers = [name for name in policy.columns if name not in CATEGORICAL]
         rows[numbers] = comparable(rows[numbers].to_numpy(np.float64))
         labelled = log.execute(
@@ -119,7 +126,7 @@ def current_window(log_dir: Path, model_version: str, policy: Policy, now: datet
         return Window(
             rows=rows,
             usable=usable,
-            repeats=_repeats(log, usable, policy),
+            repeats=repeats,
             labelled=labelled,
             start=timestamp(start) if start else None,
             end=timestamp(end) if end else None,
@@ -133,15 +140,16 @@ def current_window(log_dir: Path, model_version: str, policy: Policy, now: datet
 
 
 def _repeats(log: "DuckDBPyConnection", usable: int, policy: Policy) -> Repeats:
+    """Count the tables `counted` and `once`; makes `largest`, a row a day: the client that sent most."""
     images, most = one(log, "SELECT count(*), coalesce(max(times), 0) FROM once")
     # A bucket means another client on the next day. That the largest of each day are one client is the most
     # that can be said of a window of two days.
-    largest, known = one(
-        log,
-        "SELECT sum(largest), sum(known) FROM (SELECT max(sent) AS largest, sum(sent) AS known FROM "
-        "(SELECT time::DATE AS day, count(*) AS sent FROM counted WHERE client IS NOT NULL "
-        "GROUP BY day, client) GROUP BY day)",
+    log.execute(
+        "CREATE TABLE largest AS SELECT day, max(sent) AS sent, sum(sent) AS known, "
+        "arg_max(client, (sent, client)) AS client FROM (SELECT time::DATE AS day, client, count(*) AS sent "
+        "FROM counted WHERE client IS NOT NULL GROUP BY day, client) GROUP BY day"
     )
+    largest, known = one(log, "SELECT sum(sent), sum(known) FROM largest")
     repeated = 1 - images / usable if usable else 0.0
     largest_client = float(largest / known) if known else None
     noticed: list[Literal["images", "client"]] = []
