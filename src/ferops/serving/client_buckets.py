@@ -20,7 +20,8 @@ from pathlib import Path
 #: Of the log folder; it holds the key of one day.
 KEYS_FOLDER = "keys"
 
-BUCKETS = 256
+#: One of 256 buckets: enough that one client does not look like many, too few to tell clients apart.
+DIGEST_BYTES = 1
 KEY_BYTES = 32
 _DAY_S = 86_400
 
@@ -52,7 +53,7 @@ class ClientBuckets:
             except OSError:
                 return None
             _, key = self._current
-        return blake2b(address.encode(), key=key, digest_size=1).digest()[0]
+        return blake2b(address.encode(), key=key, digest_size=DIGEST_BYTES).digest()[0]
 
 
 def _shared_key(log_dir: Path, day: int) -> bytes:
