@@ -2,11 +2,12 @@
 
     python benchmarks/serving_profile.py            # reports/benchmarks/serving_profile/
 
-The real app answers real requests in this process while the functions of each step are timed where they are
-called, so that caches are as cold as in service; what is left of a request is the framework and the way to
-the thread and back. The parts of a request of many images, in service worked on at one time, come one after
-another here, so that the steps add up. The same requests over HTTP then show what the HTTP server and the
-network add. Medians; `--images` also profiles requests of that many images.
+The real app answers real requests in this process, one after another, while the processor time of each step
+is taken where it is called: that of all threads, and hardly moved by what else the machine does. What is left
+of a request is the framework and the way to the thread and back. The parts of a request of many images, in
+service worked on at one time, come one after another, so that the steps add up. A service that is asked the
+same over HTTP then shows what the HTTP server and the network add. Medians; `--images` also profiles requests
+of that many images.
 """
 
 import argparse
@@ -33,7 +34,7 @@ import numpy as np
 from ferops import files
 from ferops.models.onnx import OnnxClassifier, Recorded
 from serving_load import wrk
-from serving_sides import BOUNDARY, multipart, ours, running
+from serving_sides import BOUNDARY, multipart, ours, processor_seconds, running
 
 #: Steps in the order of a request, and their colours.
 STEPS = {
@@ -50,7 +51,7 @@ STEPS = {
 
 
 class Stopwatches:
-    """Seconds by step, of the request that is under way."""
+    """Processor seconds by step, of the request that is under way."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -61,21 +62,21 @@ class Stopwatches:
 
             @functools.wraps(function)
             async def awaited(*arguments: Any, **options: Any) -> Any:
-                begin = time.perf_counter()
+                begin = time.process_time()
                 try:
                     return await function(*arguments, **options)
                 finally:
-                    self.seconds[step] += time.perf_counter() - begin
+                    self.seconds[step] += time.process_time() - begin
 
             return awaited
 
         @functools.wraps(function)
         def called(*arguments: Any, **options: Any) -> Any:
-            begin = time.perf_counter()
+            begin = time.process_time()
             try:
                 return function(*arguments, **options)
             finally:
-                self.seconds[step] += time.perf_counter() - begin
+                self.seconds[step] += time.process_time() - begin
 
         return called
 
@@ -110,14 +111,8 @@ class InTurn(ThreadPoolExecutor):
         return map(work, *parts)
 
 
-async def profile(bodies: list[bytes], requests: int, steps: bool = True) -> dict[str, list[float]]:
-    """Microseconds of every step for each of so many requests, in process, one after another.
-
-    Args:
-        bodies: of the requests, in turn.
-        requests: how many.
-        steps: False gives only the requests' total, with their parts worked on as in service.
-    """
+async def profile(bodies: list[bytes], requests: int) -> dict[str, list[float]]:
+    """Microseconds of every step for each of so many requests, in process, one after another."""
     import ferops.serving.service as service
 
     app = service.FerClassifier.to_asgi()
@@ -132,9 +127,8 @@ async def profile(bodies: list[bytes], requests: int, steps: bool = True) -> dic
     watches = Stopwatches()
     async with inner.router.lifespan_context(inner):
         serving = inner.state.serving
-        if steps:
-            serving.predictor = replace(serving.predictor, helpers=InTurn())
-        with watches.on(serving) if steps else contextlib.nullcontext():
+        serving.predictor = replace(serving.predictor, helpers=InTurn())
+        with watches.on(serving):
             for number in range(requests + 50):
                 messages = [
                     {"type": "http.request", "body": bodies[number % len(bodies)], "more_body": False}
@@ -144,9 +138,9 @@ async def profile(bodies: list[bytes], requests: int, steps: bool = True) -> dic
                     return messages.pop(0) if messages else await asyncio.sleep(3600)
 
                 watches.seconds.clear()
-                begin = time.perf_counter()
+                begin = time.process_time()
                 await app(scope(len(bodies[number % len(bodies)])), receive, send)
-                total = time.perf_counter() - begin
+                total = time.process_time() - begin
                 if number < 50:  # warming up
                     continue
                 for step, seconds in watches.seconds.items():
@@ -195,7 +189,7 @@ def draw(profiles: dict[str, dict[str, float]], path: Path) -> None:
                 axis.text(left + width / 2, row, f"{width:.0f}", ha="center", va="center", fontsize=8)
             left += width
     axis.set_yticks(range(len(profiles)), list(profiles))
-    axis.set(xlabel="microseconds an image (median)")
+    axis.set(xlabel="microseconds of processor time an image (median)")
     axis.invert_yaxis()
     figure.legend(*axis.get_legend_handles_labels(), ncols=5, fontsize=7, loc="outside upper center")
     figure.savefig(path, dpi=110)
@@ -229,20 +223,19 @@ def main() -> None:
             requests = max(50, arguments.requests // images)
             found = asyncio.run(profile(list(bodies.contents), requests))
             profiles[_label(images)] = {step: float(np.median(each)) / images for step, each in found.items()}
-            whole = asyncio.run(profile(list(bodies.contents), requests, steps=False))["total"]
-            profiles[_label(images)]["total"] = float(np.median(whole)) / images
         if not arguments.no_http:
             side = ours(package.parent, 1, environment)
             with running(side, faces, expected, folder / "side") as service:
                 for images in arguments.images:
-                    found_http = wrk(service.url, multipart(faces, images), 1, 5, folder / "load")
+                    before = processor_seconds(service.process.pid)
+                    asked = wrk(service.url, multipart(faces, images), 1, 5, folder / "load").requests
+                    over = (processor_seconds(service.process.pid) - before) / asked / images * 1e6
                     steps = profiles[_label(images)]
-                    over = found_http.p50_ms * 1e3 / images
                     steps["HTTP server, network"] = max(0.0, over - steps["total"])
     arguments.out.mkdir(parents=True, exist_ok=True)
     files.write_json(arguments.out / "profile.json", profiles)
     draw(profiles, arguments.out / "profile.png")
-    print(f"{'microseconds an image, median':<36}" + "".join(f"{label:>14}" for label in profiles))
+    print(f"{'processor time an image, us, median':<36}" + "".join(f"{label:>14}" for label in profiles))
     for step in STEPS:
         print(f"{step:<36}" + "".join(f"{steps.get(step, 0.0):>14.1f}" for steps in profiles.values()))
     sums = [sum(steps.get(step, 0.0) for step in STEPS) for steps in profiles.values()]
