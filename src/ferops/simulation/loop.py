@@ -22,6 +22,7 @@ from ferops import files
 from ferops.data.collected import reject
 from ferops.data.store import Dataset
 from ferops.monitoring.acting import Reaction, act
+from ferops.monitoring.alerts import Alert
 from ferops.monitoring.channels import Channel
 from ferops.monitoring.collect import Collection, collect
 from ferops.monitoring.monitor import POLICY_FILE, monitor
@@ -88,7 +89,7 @@ class _Loop:
         self._events: list[Event] = []
         self._looks: list[Look] = []
         self._environment = Environment()
-        self._told: list[str] = []
+        self._told = "no alert"
         self._gate: tuple[str, ...] = ()
         self._swap_at: float | None = None
         self._swap_s: float | None = None
@@ -139,7 +140,7 @@ class _Loop:
         full = time.time() + self._plan.day_s
         for look, reaction in self._look_for(2 * self._plan.day_s):
             if reaction.started:
-                raise ActFailedError(f"false alarm on healthy traffic: {self._told[-1]}; try another --seed")
+                raise ActFailedError(f"false alarm on healthy traffic: {self._told}; try another --seed")
             if look.verdict == "healthy" and time.time() >= full:
                 self._note(f"healthy, {look.rows} predictions in the window")
                 return
@@ -157,11 +158,11 @@ class _Loop:
                 self._note(f"the monitor says drift, window {windows} since it began")
             if reaction.started:
                 self._windows, self._noticed_at, self._alarm_at = windows, noticed, look.at
-                self._note(f"alarm after {windows} windows: {self._told[-1]}; {reaction.started} is due")
+                self._note(f"alarm after {windows} windows: {self._told}; {reaction.started} is due")
                 return
         raise ActFailedError(
-            f"no alarm in {PATIENCE_DAYS} days: this drift stays under the policy's thresholds; "
-            "take a higher --severity, or another --drift"
+            f"no alarm in {PATIENCE_DAYS} days: this drift stays under the policy's thresholds, or it "
+            "starts nothing; take a higher --severity, or another --drift"
         )
 
     def _labels(self) -> None:
@@ -213,7 +214,7 @@ class _Loop:
             time.sleep(0.05)
         self._swap_at = first.at - self._begin
         promoted = (self._environment.registry_dir / POINTER_FILE).stat().st_mtime - self._begin
-        self._note(f"{self._new.label} answers; {self._traffic.failed} requests failed so far")
+        self._note(f"{self._new.label} answers; {len(self._traffic.problems)} requests failed so far")
         self._swap_s = max(0.0, self._swap_at - promoted)
 
     def _after(self) -> Outcome:
@@ -255,7 +256,7 @@ class _Loop:
         environment = self._environment
         folder = environment.monitoring_dir
         verdict = monitor(environment.log_dir, environment.registry_dir, environment.release_dir, folder)
-        channel = Channel("timeline", lambda alert: self._told.append(alert.title))
+        channel = Channel("timeline", self._hear)
         reaction = act(verdict, self._policy, folder, [channel], start=lambda deployment, key: deployment)
         if reaction.complaints():
             raise ActFailedError("; ".join(reaction.complaints()))
@@ -270,6 +271,9 @@ class _Loop:
         )
         self._looks.append(look)
         return look, reaction
+
+    def _hear(self, alert: Alert) -> None:
+        self._told = alert.title
 
     @cached_property
     def _policy(self) -> Policy:
@@ -321,7 +325,6 @@ class _Loop:
         answers = self._traffic.answers()
         before, during, after = self._spans()
         assert before and during
-        failures = [answer.problem for answer in answers if answer.problem]
         swapped = self._swap_at is not None
         dataset = self._dataset() if outcome != "feedback_stopped" else None
         return Timeline(
@@ -335,8 +338,8 @@ class _Loop:
             during=during,
             after=after,
             requests=self._traffic.sent,
-            failed=self._traffic.failed,
-            problems=tuple(failures[:5]),
+            failed=len(self._traffic.problems),
+            problems=tuple(self._traffic.problems[:5]),
             drift_at=self._drift_at,
             noticed_at=self._noticed_at,
             alarm_at=self._alarm_at,

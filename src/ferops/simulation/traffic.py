@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -31,6 +32,10 @@ CLIENTS = 32 if sys.platform == "linux" else 1
 
 #: Seconds for one answer, and for what is on its way when the traffic ends.
 PATIENCE_S = 60.0
+
+#: Seconds after which a client gives up an idle connection. The service does after 5, as httpx would by
+#: itself: a request on a connection that the other side is just closing is lost.
+KEEP_ALIVE_S = 2.0
 
 Draw = Callable[[int, bool], tuple[Grey, str]]
 
@@ -92,7 +97,8 @@ class Traffic:
 
     Attributes:
         drifted: whether the faces are changed from now on.
-        sent, failed: requests, for predictions and with feedback; those not answered as they should be.
+        sent: requests, for predictions and with feedback.
+        problems: a sentence for each that was not answered as it should be.
         labelled: how many drifted faces have feedback.
 
     Args:
@@ -110,7 +116,8 @@ class Traffic:
         seed: int = 0,
     ) -> None:  # fmt: skip
         self.drifted = False
-        self.sent = self.failed = 0
+        self.sent = 0
+        self.problems: list[str] = []
         self.labelled = 0
         self._url, self._draw, self._per_second = url, draw, per_second
         self._feedback, self._delay_s, self._poison = feedback, delay_s, poison
@@ -142,7 +149,7 @@ class Traffic:
         while not self._ending.is_set():
             task = asyncio.create_task(self._one(clients[number % CLIENTS], number))
             on_their_way.add(task)
-            task.add_done_callback(on_their_way.discard)
+            task.add_done_callback(partial(self._ended, on_their_way))
             number += 1
             await asyncio.sleep(max(0.0, begin + number / self._per_second - time.monotonic()))
         self._over.set()
@@ -152,7 +159,8 @@ class Traffic:
 
     def _client(self, number: int) -> httpx.AsyncClient:
         address = f"127.0.0.{number + 1}" if CLIENTS > 1 else None
-        transport = httpx.AsyncHTTPTransport(local_address=address)
+        limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_S)
+        transport = httpx.AsyncHTTPTransport(local_address=address, limits=limits)
         return httpx.AsyncClient(base_url=self._url, transport=transport, timeout=PATIENCE_S)
 
     async def _one(self, client: httpx.AsyncClient, number: int) -> None:
@@ -182,10 +190,15 @@ class Traffic:
             if response.status_code == expected:
                 return response.json()
             problem = f"{path}: HTTP {response.status_code} {response.text[:200]}"
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ValueError) as error:
             problem = f"{path}: {error!r}"
-        self.failed += 1
+        self.problems.append(problem)
         return problem
+
+    def _ended(self, on_their_way: "set[asyncio.Task[None]]", task: "asyncio.Task[None]") -> None:
+        on_their_way.discard(task)
+        if (error := task.exception()) is not None:  # an answer of another form than the service's
+            self.problems.append(repr(error))
 
     async def _is_still_on(self, seconds: float) -> bool:
         """Wait; False as soon as the traffic ends."""
