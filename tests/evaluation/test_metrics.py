@@ -69,6 +69,33 @@ def test_an_interval_contains_its_estimate_and_stays_between_0_and_1(case: Answe
     result = measure(*case, samples=200)
     for name, (low, high) in result.intervals.items():
         assert 0 <= low <= getattr(result, name) <= high <= 1 + 1e-9
+    for emotion, found in result.recall_intervals.items():
+        recall = result.recall[emotion]
+        assert (found is None) == (recall is None)
+        if found is not None and recall is not None:
+            assert 0 <= found[0] <= recall <= found[1] <= 1
+
+
+def test_intervals_of_recall_and_calibration_are_those_of_drawing_rows() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(7), [200, 10, 200, 200, 200, 200, 200])
+    logits = generator.normal(size=(len(labels), 7))
+    logits[np.arange(len(labels)), labels] += 2
+    probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    found = measure(labels, probabilities, samples=2000)
+    errors, recalls = [], []
+    for _ in range(500):
+        rows = generator.integers(0, len(labels), len(labels))
+        errors.append(expected_calibration_error(labels[rows], probabilities[rows]))
+        angry = rows[labels[rows] == 0]
+        recalls.append((probabilities[angry].argmax(axis=1) == 0).mean())
+    for drawn, interval in (
+        (errors, found.intervals["expected_calibration_error"]),
+        (recalls, found.recall_intervals["angry"]),
+    ):
+        np.testing.assert_allclose(interval, np.quantile(drawn, [0.025, 0.975]), atol=0.01)
+    wide, narrow = (np.ptp(found.recall_intervals[emotion] or ()) for emotion in ("disgust", "angry"))
+    assert wide > 3 * narrow  # ten images tell little
 
 
 @given(answers(), st.integers(2, 30))

@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 
 from ferops.settings import AugmentationSettings, Recipe
 from ferops.training.augmentation import apply, draw, to_pixels
-from ferops.training.batches import EvaluationBatches, LabelledImages, TrainingBatches
+from ferops.training.batches import (
+    EvaluationBatches,
+    LabelledImages,
+    TooFewImagesError,
+    TrainingBatches,
+)
 from ferops.training.checkpoint import Checkpoint
 from ferops.training.device import DeviceError, share_batches
 from ferops.training.fit import Fitted, fit, prepare_stage
@@ -189,6 +194,29 @@ def still_head(asked: Recipe, resident: bool) -> list[np.ndarray]:
 def test_a_batch_that_devices_cannot_share_is_refused_with_advice() -> None:
     with pytest.raises(DeviceError, match="let batch_size be a multiple of 6, such as 12"):
         share_batches(["gpu:0", "gpu:1", "gpu:2"], recipe(batch_size=8, accumulation_steps=2))
+
+
+def test_pytorch_finds_its_devices() -> None:
+    """Keras lists none for it: the whole training is too slow there for a test, this is where it broke."""
+    pytest.importorskip("torch")
+    code = (
+        "from ferops.settings import Recipe\n"
+        "from ferops.training.device import keeps_images, prepare, sharers\n"
+        "recipe = Recipe(description='x', frozen={'epochs': 1, 'learning_rate': 1})\n"
+        "print(prepare(recipe).kind, keeps_images(1), sharers())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["cpu", "False", "1"], done.stderr[-3000:]
+
+
+def test_a_split_without_images_is_named() -> None:
+    with pytest.raises(TooFewImagesError, match="the validation split has no image"):
+        fit(recipe(), "feature", 0, images(7), images(0))
 
 
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:

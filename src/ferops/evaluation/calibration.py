@@ -44,3 +44,22 @@ def expected_calibration_error(
     table = reliability(labels, probabilities, bins)
     gaps = np.nan_to_num(np.abs(table.accuracy - table.confidence))
     return float((gaps * table.rows).sum() / table.rows.sum())
+
+
+def resampled_errors(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float32], bins: int, *, samples: int, seed: int
+) -> NDArray[np.float64]:
+    """The calibration error `[samples]` of as many rows, drawn with replacement; for an interval of it.
+
+    A row is drawn by its bin and whether it is right, and takes its bin's mean confidence: within a bin they
+    hardly differ. Drawing adds noise to every bin, so that these errors lean upward.
+    """
+    table = reliability(labels, probabilities, bins)
+    right = np.rint(np.nan_to_num(table.accuracy) * table.rows)
+    confidence = np.nan_to_num(table.confidence)
+    cells = np.stack([right, table.rows - right]) / len(labels)
+    drawn = np.random.default_rng(seed).multinomial(len(labels), cells.ravel(), size=samples)
+    hits, misses = np.moveaxis(drawn.reshape(samples, 2, bins), 1, 0)
+    gaps = np.abs(hits - (hits + misses) * confidence)
+    errors: NDArray[np.float64] = gaps.sum(axis=1) / len(labels)
+    return errors

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ferops.emotions import EMOTIONS, NUM_EMOTIONS
-from ferops.evaluation.calibration import expected_calibration_error
+from ferops.evaluation.calibration import expected_calibration_error, resampled_errors
 
 Score = Literal["accuracy", "macro_f1", "balanced_accuracy"]
 SCORES: tuple[Score, ...] = ("accuracy", "macro_f1", "balanced_accuracy")
@@ -29,7 +29,9 @@ class Metrics(BaseModel):
         rows: how many images were measured.
         recall, precision, f1: per emotion; none where the emotion has no row (recall), was never
             predicted (precision) or neither (f1).
-        intervals: `[low, high]` of each of `SCORES`, percentile bootstrap over rows.
+        intervals: `[low, high]` of each of `SCORES` and of the calibration error, percentile bootstrap over
+            rows.
+        recall_intervals: the same of each emotion's recall; empty in results of before there were any.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +46,7 @@ class Metrics(BaseModel):
     precision: Mapping[str, float | None]
     f1: Mapping[str, float | None]
     intervals: Mapping[str, tuple[float, float]]
+    recall_intervals: Mapping[str, tuple[float, float] | None] = {}
 
 
 def measure(
@@ -72,17 +75,27 @@ def measure(
     counts = confusion_matrix(labels, probabilities.argmax(axis=1))
     point = scores(counts)
     recall, precision, f1 = per_class(counts)
+    drawn, _, _ = per_class(resample(counts, samples=samples, seed=seed))
+    error = expected_calibration_error(labels, probabilities, bins)
+    errors = resampled_errors(labels, probabilities, bins, samples=samples, seed=seed)
     return Metrics(
         rows=len(labels),
         accuracy=float(point["accuracy"]),
         macro_f1=float(point["macro_f1"]),
         balanced_accuracy=float(point["balanced_accuracy"]),
-        expected_calibration_error=expected_calibration_error(labels, probabilities, bins),
+        expected_calibration_error=error,
         negative_log_likelihood=negative_log_likelihood(labels, probabilities),
         recall=_named(recall),
         precision=_named(precision),
         f1=_named(f1),
-        intervals=bootstrap(counts, samples=samples, level=level, seed=seed),
+        intervals={
+            **bootstrap(counts, samples=samples, level=level, seed=seed),
+            "expected_calibration_error": interval(errors, error, level),
+        },
+        recall_intervals={
+            emotion: None if np.isnan(value) else interval(values, float(value), level)
+            for emotion, value, values in zip(EMOTIONS, recall, drawn.T, strict=True)
+        },
     )
 
 
@@ -145,25 +158,35 @@ def negative_log_likelihood(labels: NDArray[np.int64], probabilities: NDArray[np
 def bootstrap(
     counts: NDArray[np.int64], *, samples: int, level: float, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals (Efron & Tibshirani 1993, §13.3) of the `SCORES` over resampled rows.
+    """Percentile intervals (Efron & Tibshirani 1993, §13.3) of the `SCORES` over resampled rows."""
+    resampled = scores(resample(counts, samples=samples, seed=seed))
+    point = scores(counts)
+    return {name: interval(resampled[name], float(point[name]), level) for name in SCORES}
 
-    Drawing N rows with replacement and counting them is one multinomial draw over the 49 cells, so that
-    the cost does not grow with the rows.
+
+def resample(counts: NDArray[np.int64], *, samples: int, seed: int) -> NDArray[np.int64]:
+    """Confusion matrices `[samples, 7, 7]` of as many rows, drawn with replacement.
+
+    Drawing N rows and counting them is one multinomial draw over the 49 cells, so that the cost does not
+    grow with the rows.
     """
     rows = int(counts.sum())
     drawn = np.random.default_rng(seed).multinomial(rows, counts.ravel() / rows, size=samples)
-    resampled = scores(drawn.reshape(samples, NUM_EMOTIONS, NUM_EMOTIONS))
-    point = scores(counts)
-    return {name: interval(resampled[name], float(point[name]), level) for name in SCORES}
+    return drawn.reshape(samples, NUM_EMOTIONS, NUM_EMOTIONS)
 
 
 def interval(resampled: NDArray[np.float64], point: float, level: float) -> tuple[float, float]:
     """The central `level` share of the resampled values, widened if need be to hold the estimate itself.
 
+    Values that are not defined (the recall of a class that was not drawn) are left out.
+
     With very few rows of a class a resampled macro-F1 is biased, and its percentiles can miss the
     estimate; widening is the cautious side.
     """
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    defined = resampled[~np.isnan(resampled)]
+    if not len(defined):
+        return point, point
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return min(float(low), point), max(float(high), point)
 
 

@@ -138,14 +138,15 @@ def explain(
             one.card.name, wired, answers, labels[chosen], shares, size, evaluation, seed
         ), answers
 
+    attention = wiring(classifier.model)
+    model, answers = measured(classifier, attention)
+    twin = None
+    if attention is not None:
+        other: Attention = "feature" if attention == "batch" else "batch"
+        twin, _ = measured(rewired(classifier, other), other)
     tags = {"dataset": dataset.summary.source, "model": classifier.card.name}
+    # Not before: killed while it measured, it would leave a run that seems to go on.
     with tracking.run("batch-leak", tags=tags) as run_id:
-        attention = wiring(classifier.model)
-        model, answers = measured(classifier, attention)
-        twin = None
-        if attention is not None:
-            other: Attention = "feature" if attention == "batch" else "batch"
-            twin, _ = measured(rewired(classifier, other), other)
         explanation = Explanation(
             level=evaluation.confidence_level,
             tolerance=settings.gate.invariance_tolerance,

@@ -13,6 +13,10 @@ from ferops.settings import AugmentationSettings
 from ferops.training.augmentation import apply, draw, mix_targets, to_pixels
 
 
+class TooFewImagesError(ValueError):
+    """A split has no image, or train none of an emotion; the message says which."""
+
+
 class LabelledImages:
     """A split decoded once: grey pixels and labels.
 
@@ -33,13 +37,19 @@ def class_weights(labels: NDArray[np.int64], power: float = 1.0) -> NDArray[np.f
     """Weight of each emotion, `rows / (classes * rows of the class)` to a power.
 
     Power 1 is scikit-learn's "balanced". The mean weight of a row is 1, whatever the power.
+
+    Raises:
+        TooFewImagesError: if an emotion has none.
     """
     if power == 0:
         return np.ones(NUM_EMOTIONS, np.float32)
     counts = np.bincount(labels, minlength=NUM_EMOTIONS)
     if (counts == 0).any():
         absent = ", ".join(EMOTIONS[i] for i in np.flatnonzero(counts == 0))
-        raise ValueError(f"class weights need every emotion in train; there is none of: {absent}")
+        raise TooFewImagesError(
+            f"class weights need every emotion in train; there is none of: {absent} "
+            "(with class_weights: 0 there need not be)"
+        )
     weights = (len(labels) / (NUM_EMOTIONS * counts)) ** power
     return (weights * len(labels) / (weights @ counts)).astype(np.float32)
 

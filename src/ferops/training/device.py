@@ -41,8 +41,8 @@ def prepare(recipe: Recipe) -> Device:
     """Choose devices and precision, and set Keras' global dtype policy and distribution accordingly.
 
     A visible GPU is used without being asked: every backend does. Several share each batch under JAX; Keras
-    has no such distribution for TensorFlow, which uses the first one. `auto` precision is mixed_bfloat16
-    on a GPU, else float32: on CPUs TensorFlow runs bfloat16 slower than float32.
+    has no such distribution for TensorFlow and PyTorch, which use the first one. `auto` precision is
+    mixed_bfloat16 on a GPU, else float32: on CPUs TensorFlow runs bfloat16 slower than float32.
 
     Raises:
         DeviceError: if the batch cannot be shared evenly.
@@ -108,6 +108,10 @@ def compile_steps() -> bool | Literal["auto"]:
 
 
 def _gpus() -> list[str]:
+    if keras.backend.backend() == "torch":  # for which Keras has no distribution, and lists no devices
+        import torch
+
+        return [f"gpu:{index}" for index in range(torch.cuda.device_count())]
     try:
         return keras.distribution.list_devices("gpu")
     except RuntimeError:  # JAX raises when its build knows no GPU at all

@@ -24,6 +24,7 @@ from ferops.training.batches import (
     EvaluationBatches,
     LabelledAccuracy,
     LabelledImages,
+    TooFewImagesError,
     TrainingBatches,
     class_weights,
 )
@@ -123,7 +124,11 @@ def fit(
         TeacherError: if the teacher's cannot.
         DivergedError: if the loss stops being a number.
         CheckpointError: if a checkpoint cannot be written; the one before is intact.
+        TooFewImagesError: if a split is empty, or lacks an emotion that is to be weighted.
     """
+    for name, split in (("train", data), ("validation", validation)):
+        if not len(split):
+            raise TooFewImagesError(f"the {name} split has no image")
     keras.utils.set_random_seed(seed)
     if resident is None:
         resident = keeps_images(data.grey.nbytes + validation.grey.nbytes)

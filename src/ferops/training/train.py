@@ -128,9 +128,10 @@ def _log_parameters(run_id: str, values: Mapping[str, Any]) -> None:
 
     A recipe's name and description may have changed meanwhile; what the outcome depends on has not.
     """
-    mlflow = tracking.connect()
-    known = mlflow.get_run(run_id).data.params
-    mlflow.log_params({name: value for name, value in values.items() if name not in known})
+    with tracking.written("train again then"):
+        mlflow = tracking.connect()
+        known = mlflow.get_run(run_id).data.params
+        mlflow.log_params({name: value for name, value in values.items() if name not in known})
 
 
 def log_row(row: Row) -> None:
