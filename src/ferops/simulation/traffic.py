@@ -33,10 +33,6 @@ CLIENTS = 32 if sys.platform == "linux" else 1
 #: Seconds for one answer, and for what is on its way when the traffic ends.
 PATIENCE_S = 60.0
 
-#: Seconds after which a client gives up an idle connection. The service does after 5, as httpx would by
-#: itself: a request on a connection that the other side is just closing is lost.
-KEEP_ALIVE_S = 2.0
-
 Draw = Callable[[int, bool], tuple[Grey, str]]
 
 
@@ -159,7 +155,8 @@ class Traffic:
 
     def _client(self, number: int) -> httpx.AsyncClient:
         address = f"127.0.0.{number + 1}" if CLIENTS > 1 else None
-        limits = httpx.Limits(keepalive_expiry=KEEP_ALIVE_S)
+        # A connection each time: a request on one that the service just closes as idle would be lost.
+        limits = httpx.Limits(max_keepalive_connections=0)
         transport = httpx.AsyncHTTPTransport(local_address=address, limits=limits)
         return httpx.AsyncClient(base_url=self._url, transport=transport, timeout=PATIENCE_S)
 
