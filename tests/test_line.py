@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ferops import files
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -27,24 +29,28 @@ class Project:
                 root / name,
                 ignore=shutil.ignore_patterns("__pycache__", "reports", "*.egg-info"),
             )
+        (root / "release").mkdir()  # of which the recipe takes the backbone: a few epochs then teach enough
+        for name in ("model.keras", "trained_on.txt"):
+            shutil.copy(ROOT / "release" / name, root / "release")
         own = ("dvc.yaml", "bentofile.yaml", "service.py", "pyproject.toml", ".gitignore", ".dvcignore")
         for name in own:
             shutil.copy(ROOT / name, root / name)
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
-        params["data"]["synthetic"] = {"train": 210, "validation": 105, "test": 105, "noise": 0.2}
+        params["data"]["synthetic"] = {"train": 440, "validation": 105, "test": 105, "noise": 0.2}
         params["validation"]["min_rows_per_class"] = 5
         params["recipes"]["synthetic"] |= {
-            "frozen": {"epochs": 0, "learning_rate": 0.001},
-            "fine_tune": {
-                "epochs": 1,
-                "learning_rate": 0.001,
-                "unfreeze_layers": "all",
-                "train_batch_norm": True,
-            },
+            "backbone": "release/model.keras",
+            "batch_size": 16,
+            "frozen": {"epochs": 8, "learning_rate": 0.003},
+            "fine_tune": {"epochs": 0, "learning_rate": 0.001},
         }
-        params["evaluation"] |= {"invariance_images": 28, "bootstrap_samples": 100}
-        # One epoch on 210 faces teaches little: the rules that ask for quality are opened.
+        params["evaluation"] |= {"invariance_images": 28, "bootstrap_samples": 100, "views": []}
+        # 105 faces to test on leave much to chance: the rules that ask for quality are opened.
         params["gate"] |= {"minimum": 0.0, "min_recall": 0.0, "max_calibration_error": 1.0}
+        params["gate"] |= {"min_improvement": -0.2, "max_loss_by_source": 0.2}
+        policy = yaml.safe_load((root / "monitoring/policy.yaml").read_text())
+        policy["quality"]["max_accuracy_drop"] = 0.3  # a hundred drifted faces teach no more
+        (root / "monitoring/policy.yaml").write_text(yaml.safe_dump(policy))
         self.write_params(params)
         self.run("git", "init", "-q")
         self.run(sys.executable, "-m", "dvc", "init", "-q")
@@ -70,6 +76,13 @@ class Project:
         self.run("git", "add", "-A")
         self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
         return self.run("git", "rev-parse", "HEAD").strip()
+
+    def state(self) -> tuple[str, str, set[str]]:
+        """Files as git sees them, who is champion, and what DVC and the service keep."""
+        kept = {
+            str(path) for folder in (".dvc/cache", "predictions") for path in self.root.glob(f"{folder}/**/*")
+        }
+        return self.run("git", "status", "--porcelain"), files.sha256(self.root / "registry"), kept
 
     def json(self, path: str) -> dict:
         return json.loads((self.root / path).read_text())
@@ -133,6 +146,27 @@ def test_status_says_who_is_champion_and_what_to_do_next(project: Project) -> No
     assert "patt_lite version 1" in said
     assert "synthetic faces" in said
     assert "bentoml serve" in said
+
+
+def test_drift_is_seen_learnt_and_left_behind_while_the_service_answers(project: Project) -> None:
+    before = project.state()
+    short = ("--requests", "200", "--day", "20", "--every", "8", "--labels", "100")
+    said = project.run("ferops", "simulate", *short, "--out", str(project.root.parent / "simulation"))
+    assert project.state() == before
+    found = files.read_json(project.root.parent / "simulation/simulation.json")
+    assert found["outcome"] == "recovered", said
+    assert found["failed"] == 0
+    assert found["requests"] > found["before"]["answers"] + found["during"]["answers"]
+    assert found["during"]["accuracy"] < found["before"]["accuracy"] - 0.15
+    assert found["after"]["accuracy"] > found["during"]["accuracy"] + 0.15
+    assert found["version_before"] != found["version_after"] == found["after"]["model_version"]
+    assert found["dataset_after"] != found["dataset_before"]
+    assert 2 <= found["windows_to_detection"] <= 6
+    verdicts = [look["verdict"] for look in found["looks"] if look["at"] < found["drift_at"]]
+    assert verdicts[-1] == "healthy"
+    assert "drift" not in verdicts
+    for line in ("alarm after", "stage validate ran", "detection ", "recovery ", "0 failed"):
+        assert line in said
 
 
 def test_an_older_commit_brings_the_older_dataset_and_its_results_back(project: Project) -> None:
