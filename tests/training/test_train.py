@@ -16,6 +16,7 @@ from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.settings import Settings
 from ferops.training.callbacks import Best, DivergedError, GrowImages, KeepBest, StopOnDivergence
+from ferops.training.teacher import TeacherError
 from ferops.training.train import train
 
 RECIPE = {
@@ -93,6 +94,23 @@ def test_a_trained_model_loads_and_its_lineage_leads_to_the_run(
     assert run.data.params["dataset.sha256"] == tiny_dataset.summary.sha256
     assert run.data.params["device.kind"] in ("cpu", "gpu")
     assert run.data.metrics["images_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    "missing", [{"backbone": "gone.h5"}, {"teacher": "gone.keras", "teacher_share": 0.5}]
+)
+def test_weights_that_are_not_there_are_refused_before_any_work(
+    tmp_path: Path, store: str, missing: dict[str, object]
+) -> None:
+    with pytest.raises((patt_lite.BackboneUnavailableError, TeacherError), match=r"gone.* not found"):
+        train(
+            make_settings(**missing),
+            tmp_path / "no dataset is read",
+            tmp_path / "model",
+            tmp_path / "curves.csv",
+            tmp_path / "checkpoints",
+        )
+    assert not any(tmp_path.iterdir())  # no MLflow run, no checkpoint
 
 
 def test_a_diverging_loss_stops_the_run_and_leaves_the_old_model(

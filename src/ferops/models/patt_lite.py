@@ -27,6 +27,13 @@ EMBEDDING_SIZE = 32
 #: The layer of MobileNetV1 where the backbone ends: 14x14x512 at 224 pixels.
 BACKBONE_OUTPUT = "conv_dw_9_relu"
 
+#: What to do about missing weights.
+REMEDY = (
+    "give `backbone` the path of MobileNetV1 weights (alpha 1.0, 224, without top): Keras' file "
+    f"mobilenet_1_0_224_tf_no_top.h5, or weights of the model cut at {BACKBONE_OUTPUT}; "
+    "or set it to `none` to train from scratch"
+)
+
 
 class BackboneUnavailableError(RuntimeError):
     """The backbone's weights cannot be had; the message says which file to give instead."""
@@ -105,6 +112,16 @@ def build_patt_lite(
     return keras.Model(inputs, head(x), name="patt_lite")
 
 
+def require_backbone(weights: str) -> None:
+    """Refuse weights that are a path to nothing, before anything is built.
+
+    Raises:
+        BackboneUnavailableError: if there is no such file.
+    """
+    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        raise BackboneUnavailableError(f"backbone weights {weights} not found: {REMEDY}")
+
+
 def build_backbone(image_size: int, weights: str) -> keras.Model:
     """MobileNetV1 (alpha 1.0) up to `conv_dw_9_relu`, 821,952 parameters, input -1 to 1.
 
@@ -118,29 +135,23 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
         BackboneUnavailableError: if the weights cannot be downloaded or do not fit.
     """
     shape = (image_size, image_size, 3)
-    remedy = (
-        "give `backbone` the path of MobileNetV1 weights (alpha 1.0, 224, without top): Keras' file "
-        f"mobilenet_1_0_224_tf_no_top.h5, or weights of the model cut at {BACKBONE_OUTPUT}; "
-        "or set it to `none` to train from scratch"
-    )
+    require_backbone(weights)
     if weights == "imagenet":
         try:
             full = keras.applications.MobileNet(input_shape=shape, include_top=False, weights="imagenet")
         except Exception as error:  # whatever the download raises
             raise BackboneUnavailableError(
-                f"the ImageNet weights cannot be downloaded ({error}): {remedy}"
+                f"the ImageNet weights cannot be downloaded ({error}): {REMEDY}"
             ) from error
     else:
         full = keras.applications.MobileNet(input_shape=shape, include_top=False, weights=None)
     base = keras.Model(full.input, full.get_layer(BACKBONE_OUTPUT).output, name="base_model")
     if weights not in ("imagenet", "none"):
         path = Path(weights)
-        if not path.exists():
-            raise BackboneUnavailableError(f"backbone weights {path} not found: {remedy}")
         try:
             _load_backbone(base, full, path)
         except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            raise BackboneUnavailableError(f"{path} does not fit MobileNetV1 ({error}): {remedy}") from error
+            raise BackboneUnavailableError(f"{path} does not fit MobileNetV1 ({error}): {REMEDY}") from error
     return base
 
 

@@ -47,6 +47,16 @@ def soft_targets(
     return ((1 - share) * own + share * answers).astype(np.float32)
 
 
+def require_teacher(path: Path) -> None:
+    """Refuse a path to nothing, before any work.
+
+    Raises:
+        TeacherError: if there is no such file.
+    """
+    if not path.is_file():
+        raise TeacherError(f"recipe.teacher {path} not found: give the path of a trained model's model.keras")
+
+
 def ask(path: Path, grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The teacher's mean answer to each image and its mirror.
 
@@ -63,8 +73,7 @@ def ask(path: Path, grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     Raises:
         TeacherError: if there is no such model, it cannot be read, or it takes or gives something else.
     """
-    if not path.is_file():
-        raise TeacherError(f"recipe.teacher {path} not found: give the path of a trained model's model.keras")
+    require_teacher(path)
     try:
         model: Any = keras.saving.load_model(path, compile=False)
     except Exception as error:  # no archive, damaged, unknown layers: Keras raises many kinds

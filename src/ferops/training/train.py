@@ -85,12 +85,16 @@ def train(
 
     Raises:
         BackboneUnavailableError: if the backbone's weights cannot be had.
+        TeacherError: if the teacher cannot be had.
         DivergedError: if the loss stops being a number; `out` is as it was, and the message names the last
             good checkpoint.
         CheckpointError: if a checkpoint or the model cannot be written, or another process trains the same.
         tracking.StoreError: if MLflow's store cannot be written.
     """
     recipe = settings.recipe
+    patt_lite.require_backbone(recipe.backbone)
+    if recipe.teacher:
+        teacher.require_teacher(Path(recipe.teacher))
     lineage = tracking.lineage()  # now: training is long, and somebody may commit meanwhile
     dataset = Dataset.open(dataset_dir)
     device = prepare(recipe)
