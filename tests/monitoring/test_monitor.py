@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ferops import tracking
@@ -18,6 +19,10 @@ from tiny_log import CHAMPION, answers
 from tiny_release import write_tiny_release
 
 
+def darkened(rows):
+    return rows.assign(brightness=rows["brightness"] * 0.6, contrast=rows["contrast"] * 0.85)
+
+
 def test_healthy_predictions_give_a_quiet_verdict(workplace):
     workplace.predict(answers(600, seed=1))
     verdict = workplace.monitor()
@@ -28,16 +33,28 @@ def test_healthy_predictions_give_a_quiet_verdict(workplace):
 
 
 def test_darkened_images_are_named_first_and_start_training(workplace):
-    rows = answers(300, seed=2)
-    rows["brightness"] *= 0.6
-    rows["contrast"] *= 0.85
-    workplace.predict(rows)
+    workplace.predict(darkened(answers(300, seed=2)))
     verdict = workplace.monitor()
     assert (verdict.verdict, verdict.exit_code, verdict.action) == ("drift", 3, "train/nightly")
     assert verdict.columns[0].name == "brightness"
     assert verdict.columns[0].current < verdict.columns[0].reference
     assert [c.name for c in verdict.columns if c.drifted] == ["brightness", "contrast"]
     assert verdict.reasons[0].startswith("brightness moved: mean 0.50")
+
+
+def test_faces_that_the_model_has_learnt_are_no_drift_although_they_are_a_minority_of_its_reference(
+    workplace,
+):
+    old, learnt = answers(500, seed=0), darkened(answers(200, seed=8))
+    known = [old.assign(source="fer2013"), learnt.assign(source="collected")]
+    pd.concat(known).to_parquet(workplace.package / "reference.parquet", index=False)
+    workplace.predict(darkened(answers(300, seed=2)))
+    verdict = workplace.monitor()
+    assert (verdict.verdict, verdict.like, verdict.reference_rows) == ("healthy", "collected", 200)
+    assert "source collected alone" in verdict.reasons[0]
+
+    workplace.predict(answers(300, seed=9).assign(brightness=0.9))
+    assert (workplace.monitor().verdict, workplace.monitor().like) == ("drift", None)
 
 
 def test_another_mix_of_answers_is_drift_though_the_images_look_alike(workplace):

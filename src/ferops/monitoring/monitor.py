@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
+
 from ferops import files, tracking
 from ferops.monitoring import history, history_page, page
 from ferops.monitoring.drift import Comparison, compare
@@ -17,7 +19,7 @@ from ferops.monitoring.expected_accuracy import estimate
 from ferops.monitoring.policy import Policy, load_policy
 from ferops.monitoring.quality import by_day, measure
 from ferops.monitoring.verdict import DayQuality, Outcome, Quality, Verdict, WindowSummary
-from ferops.monitoring.window import Window, current_window, read_reference
+from ferops.monitoring.window import Reference, Window, current_window, read_reference
 from ferops.promotion import versions
 from ferops.promotion.champion import Champion
 from ferops.promotion.release import Release, served_model
@@ -80,7 +82,7 @@ def judge(
     window = current_window(log_dir, champion.label, policy, now)
     enough = window.repeats.images >= policy.window.minimum_predictions
     current = window.rows
-    comparison = compare(current, reference.rows, reference.embedding, policy) if enough else None
+    comparison, rows, like = _compare(current, reference, policy) if enough else (None, reference.rows, None)
     without_largest = None
     if comparison and comparison.drifted and "client" in window.repeats.noticed:
         others = current[~current["from_largest"]]
@@ -94,7 +96,7 @@ def judge(
         if enough:
             drop, seed = policy.quality.max_expected_drop, policy.window.seed
             expected = estimate(reference.rows, current, drop, seed)
-    outcome, reasons = _decide(window, comparison, quality, policy)
+    outcome, reasons = _decide(window, comparison, like, quality, policy)
     folder = monitoring_dir / REPORTS_FOLDER / now.strftime("%Y%m%dT%H%M%S.%fZ")
     tags = {
         "model": champion.model,
@@ -114,7 +116,7 @@ def judge(
             columns=comparison.columns if comparison else (),
             embedding=comparison.embedding if comparison else None,
             quality=quality,
-            reference_rows=len(reference.rows),
+            reference_rows=len(rows),
             reference_sha256=reference.sha256,
             policy_sha256=files.sha256(policy_path),
             champion=champion.model,
@@ -124,6 +126,7 @@ def judge(
             without_largest=without_largest,
             expected=expected,
             days=days,
+            like=like,
         )
         snapshots = {"evidently.html": comparison.snapshot} if comparison else {}
         if labelled:
@@ -132,7 +135,7 @@ def judge(
             for name, snapshot in snapshots.items():
                 snapshot.save_html(str(beside / name))
             earlier = history.read(monitoring_dir).verdicts
-            html = page.render(verdict, current, reference.rows, list(snapshots), policy, earlier)
+            html = page.render(verdict, current, rows, list(snapshots), policy, earlier)
             files.write_text(beside / "index.html", html)
             files.write_json(beside / "verdict.json", verdict.model_dump(mode="json"))
         if run_id:
@@ -142,8 +145,32 @@ def judge(
     return verdict
 
 
+def _compare(
+    current: pd.DataFrame, reference: Reference, policy: Policy
+) -> tuple[Comparison, pd.DataFrame, str | None]:
+    """Compare with the whole reference and, where that is drift, with each source of the dataset alone.
+
+    A model that was trained on labelled traffic knows two kinds of faces. Traffic of one kind is unlike their
+    mixture, and no drift.
+
+    Returns:
+        The comparison, the reference's rows in it, and the source that they are of; none: all of them.
+    """
+    whole = compare(current, reference.rows, reference.embedding, policy)
+    if whole.drifted:
+        for source, rows in reference.by_source(policy.window.minimum_predictions):
+            alone = compare(current, rows, reference.embedding, policy)
+            if not alone.drifted:
+                return alone, rows, source
+    return whole, reference.rows, None
+
+
 def _decide(
-    window: Window, comparison: Comparison | None, quality: Quality | None, policy: Policy
+    window: Window,
+    comparison: Comparison | None,
+    like: str | None,
+    quality: Quality | None,
+    policy: Policy,
 ) -> tuple[Outcome, tuple[str, ...]]:
     reasons = []
     if quality and quality.drifted:
@@ -170,7 +197,8 @@ def _decide(
             f"{different}{window.usable} predictions of version {window.model_version} in the last "
             f"{policy.window.hours:g} hours; the policy asks for {policy.window.minimum_predictions}",
         )
-    return "healthy", ("nothing watched has moved beyond its threshold",)
+    against = f", held against the faces of source {like} alone" if like else ""
+    return "healthy", (f"nothing watched has moved beyond its threshold{against}",)
 
 
 def _sentence(

@@ -214,6 +214,7 @@ class Verdict(Record):
             and the others enough to be judged; none where that was not looked at.
         expected: accuracy without labels; none with too few predictions.
         days: accuracy by day, oldest first; a day's figures change while feedback to it comes in.
+        like: the source whose faces the window is like, where it is unlike all sources together.
         reference_sha256, policy_sha256: what it was compared with, and by which rules.
         report: the folder with index.html, verdict.json and Evidently's own pages.
     """
@@ -237,6 +238,7 @@ class Verdict(Record):
     without_largest: tuple[str, ...] | None = None
     expected: ExpectedAccuracy | None = None
     days: tuple[DayQuality, ...] = ()
+    like: str | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Both come as one table with the same columns: `id`, `label`, `confidence`, `p_<e
 descriptors, `embedding_<i>` where the model has an embedding, and in the reference `emotion`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -73,6 +74,13 @@ class Reference:
     rows: pd.DataFrame
     sha256: str
     embedding: tuple[str, ...]
+
+    def by_source(self, least: int) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Each source of the dataset with its rows, where there are several and it has at least so many."""
+        if "source" in self.rows.columns and self.rows["source"].nunique() > 1:
+            for source, rows in self.rows.groupby("source"):
+                if len(rows) >= least:
+                    yield str(source), rows.reset_index(drop=True)
 
 
 def current_window(log_dir: Path, model_version: str, policy: Policy, now: datetime) -> Window:

@@ -260,10 +260,10 @@ def reference(classifier: Classifier, dataset: Dataset) -> pd.DataFrame:
     """The validation split as a classifier sees it: what monitoring compares the prediction log with.
 
     Returns:
-        One row an image: id, emotion, `p_<emotion>`, `embedding_<i>` where the card has an embedding (all
-        float32), and the descriptors of the image.
+        One row an image: id, source, emotion, `p_<emotion>`, `embedding_<i>` where the card has an embedding
+        (all float32), and the descriptors of the image.
     """
-    columns = ["id", "emotion", *DESCRIPTORS]
+    columns = ["id", "source", "emotion", *DESCRIPTORS]
     parts = list(_reference_parts(classifier, dataset, columns))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
@@ -278,7 +278,11 @@ def _reference_parts(classifier: Classifier, dataset: Dataset, columns: list[str
         images = pixels.faces(batch.column("image").to_pylist(), classifier.card.input_side)
         frame = batch.select(columns).to_pandas()
         yield pd.concat(
-            [frame[["id", "emotion"]], _as_columns(classifier.predict(images)), frame[list(DESCRIPTORS)]],
+            [
+                frame[["id", "source", "emotion"]],
+                _as_columns(classifier.predict(images)),
+                frame[list(DESCRIPTORS)],
+            ],
             axis=1,
         )
 
