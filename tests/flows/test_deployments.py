@@ -95,6 +95,12 @@ def stage_states(api, run):
     return {task["name"]: task["state_name"] for task in tasks if task["name"] in ORDER}
 
 
+def messages(api, run):
+    """What the run has logged, as far as the server has it."""
+    found = api.post("logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).json()
+    return [line["message"] for line in found]
+
+
 def artifacts(api, run):
     found = api.post(
         "artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "ID_DESC"}
@@ -110,8 +116,8 @@ def test_a_worker_brings_the_pipeline_up_to_date_and_a_second_run_has_nothing_to
     found = artifacts(api, run)
     assert "| report@vit | completed |" in found["pipeline"]
     assert "completed" in found["stage-report-patt-lite"]
-    logs = api.post("logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}}).json()
-    assert "epoch 1" in [line["message"] for line in logs]
+    # The server gets the lines in batches, the last one maybe after the run's end.
+    wait_for(lambda: "epoch 1" in messages(api, run), 30, repository / "worker.log")
 
     again = run_to_end(api, repository)
     assert again["state_type"] == "COMPLETED"
