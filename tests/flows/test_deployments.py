@@ -117,7 +117,7 @@ def test_a_worker_brings_the_pipeline_up_to_date_and_a_second_run_has_nothing_to
     assert "| report@vit | completed |" in found["pipeline"]
     assert "completed" in found["stage-report-patt-lite"]
     # The server gets the lines in batches, the last one maybe after the run's end.
-    wait_for(lambda: "epoch 1" in messages(api, run), 30, repository / "worker.log")
+    wait_for(lambda: [m for m in messages(api, run) if m == "epoch 1"], 30, repository / "worker.log")
 
     again = run_to_end(api, repository)
     assert again["state_type"] == "COMPLETED"
