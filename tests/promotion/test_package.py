@@ -121,6 +121,7 @@ def test_the_reference_is_the_validation_split_as_the_model_sees_it(tmp_path, tr
     assert list(reference["id"]) == list(dataset.frame("validation")["id"])
     assert list(reference.columns) == [
         "id",
+        "source",
         "emotion",
         *(f"p_{e}" for e in EMOTIONS),
         *(f"embedding_{i}" for i in range(32)),
