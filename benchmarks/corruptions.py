@@ -14,14 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from ferops.simulation.drifts import DRIFTS
+
 Grey = NDArray[np.uint8]
 Change = Callable[[NDArray[np.float64], float, np.random.Generator], NDArray[np.floating]]
-
-SEVERITIES = (1, 2, 3, 4, 5)
-
-
-def _low_contrast(face: NDArray[np.float64], keep: float, rng: np.random.Generator) -> NDArray[np.floating]:
-    return (face - face.mean()) * keep + face.mean()
 
 
 def _jpeg(face: NDArray[np.float64], quality: float, rng: np.random.Generator) -> NDArray[np.floating]:
@@ -90,19 +86,7 @@ def _no_face(face: NDArray[np.float64], share: float, rng: np.random.Generator) 
 
 #: Kind: what its five levels mean, the levels, and the change of one face float [48, 48], 0 to 255.
 KINDS: dict[str, tuple[str, tuple[float, ...], Change]] = {
-    "darker": ("factor", (0.9, 0.75, 0.6, 0.45, 0.3), lambda face, level, rng: face * level),
-    "brighter": ("grey values added", (15, 35, 55, 80, 110), lambda face, level, rng: face + level),
-    "low contrast": ("contrast kept", (0.75, 0.5, 0.4, 0.3, 0.15), _low_contrast),
-    "blur": (
-        "sigma, pixels",
-        (0.4, 0.7, 1.0, 1.5, 2.0),
-        lambda face, level, rng: ndimage.gaussian_filter(face, level),
-    ),
-    "noise": (
-        "sigma, grey values",
-        (5, 10, 15, 20, 25),
-        lambda face, level, rng: face + rng.normal(0, level, face.shape),
-    ),
+    **{name.replace("-", " "): (drift.unit, drift.levels, drift.apply) for name, drift in DRIFTS.items()},
     "JPEG": ("quality", (60, 40, 25, 15, 8), _jpeg),
     "rotation": ("degrees", (5, 10, 20, 30, 45), _rotated),
     "shift": ("pixels", (2, 4, 6, 9, 12), _shifted),

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from corruptions import KINDS, SEVERITIES
+from corruptions import KINDS
 from drift_detectors import (
     Detector,
     embedding_columns,
@@ -39,6 +39,7 @@ from ferops.emotions import EMOTIONS
 from ferops.monitoring.drift import compare
 from ferops.monitoring.expected_accuracy import expected_accuracy
 from ferops.monitoring.policy import Policy, load_policy
+from ferops.simulation.drifts import SEVERITIES
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
-from corruptions import KINDS, SEVERITIES, Grey, corrupt
+from corruptions import KINDS, Grey, corrupt
 from ferops import files
 from ferops.data import images
 from ferops.data.sources.synthetic import Synthetic
@@ -32,6 +32,7 @@ from ferops.models.onnx import OnnxClassifier
 from ferops.monitoring.window import comparable
 from ferops.serving import describe
 from ferops.settings import SyntheticSettings
+from ferops.simulation.drifts import SEVERITIES
 
 #: The images as they are.
 HEALTHY = ("none", 0)
@@ -84,7 +85,8 @@ def build_pools(dataset_dir: Path | None, package: Path, folder: Path, rows: int
         greys, emotions = greys[chosen], emotions[chosen]
         model = packaged(package)
         sources = [dataset.summary.sha256, files.sha256(package / "model.onnx")]
-    code = [files.sha256(Path(name)) for name in (__file__, sys.modules["corruptions"].__file__ or "")]
+    modules = (__name__, "corruptions", "ferops.simulation.drifts")
+    code = [files.sha256(Path(sys.modules[name].__file__ or "")) for name in modules]
     stamp = files.sha256_of(repr([sources, code, rows]).encode())[:16]
     pools = {}
     conditions = [HEALTHY, *((kind, severity) for kind in KINDS for severity in SEVERITIES)]

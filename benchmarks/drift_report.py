@@ -11,8 +11,9 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from corruptions import KINDS, SEVERITIES
+from corruptions import KINDS
 from ferops import files
+from ferops.simulation.drifts import SEVERITIES
 
 #: From the project's goals: alarms in healthy windows, and detection of what costs so much, at this size.
 MAX_FALSE_ALARMS, MIN_DETECTION, COSTLY, GOAL_SIZE, GOAL_SEVERITY = 0.01, 0.95, 0.03, 1000, 3

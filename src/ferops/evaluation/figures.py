@@ -1,10 +1,13 @@
 """Charts of an evaluation, drawn without pyplot: nothing global is touched and no screen is needed."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,6 +17,7 @@ from ferops.evaluation.calibration import expected_calibration_error, reliabilit
 
 # Okabe & Ito's colours, told apart with every kind of colour blindness.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8F98"
+INK, LINE = "#1a1d21", "#dfe3e8"
 
 #: Where the batch-invariance chart draws its line: the default of `gate.invariance_tolerance`.
 NOTICEABLE = 1e-4
@@ -154,3 +158,24 @@ def save(figure: Figure, path: Path) -> None:
     """Write a PNG, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG with real text, the same bytes for the same numbers."""
+    content = io.BytesIO()
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "ferops", "font.family": "sans-serif"}
+    ):
+        FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})
+    return content.getvalue().decode()
+
+
+def page_element(figure: Figure, colours: Mapping[str, str]) -> str:
+    """The figure as an SVG element without background; `colours` names what the page puts for each colour."""
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    text = svg(figure)
+    for colour, variable in colours.items():
+        text = text.replace(colour.lower(), variable)
+    return text[text.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1)

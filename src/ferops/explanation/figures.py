@@ -3,19 +3,15 @@
 import io
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from ferops import files
 from ferops.evaluation.batch_invariance import Arrangement
-from ferops.evaluation.figures import BLUE, GREY, ORANGE
+from ferops.evaluation.figures import BLUE, GREY, INK, LINE, ORANGE, page_element, svg
 from ferops.explanation.result import Explanation, Measured
-
-INK, LINE = "#1a1d21", "#dfe3e8"
 
 #: What stands for a colour in a figure that lies in the page, so that it follows the page's light or dark.
 PAGE_COLOURS = {
@@ -46,7 +42,7 @@ def save(explanation: Explanation, out: Path) -> None:
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
     files.write_bytes(out / "batch_leak.png", content.getvalue())
-    files.write_text(out / "batch_leak.svg", _svg(figure))
+    files.write_text(out / "batch_leak.svg", svg(figure))
 
 
 def inline(explanation: Explanation) -> tuple[str, str]:
@@ -54,17 +50,12 @@ def inline(explanation: Explanation) -> tuple[str, str]:
     drawn = []
     for number in range(2):
         figure = Figure(figsize=(4.4, 3.7), layout="constrained")
-        figure.patch.set_visible(False)
         axes = figure.subplots()
-        axes.patch.set_visible(False)
         if number == 0:
             companies(axes, explanation)
         else:
             shares(axes, explanation)
-        text = _svg(figure)
-        for colour, variable in PAGE_COLOURS.items():
-            text = text.replace(colour.lower(), variable)
-        drawn.append(text[text.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1))
+        drawn.append(page_element(figure, PAGE_COLOURS))
     return drawn[0], drawn[1]
 
 
@@ -157,13 +148,3 @@ def _style(axes: Axes, title: str) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(GREY)
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as SVG with real text, the same bytes for the same numbers."""
-    content = io.BytesIO()
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "ferops", "font.family": "sans-serif"}
-    ):
-        FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})
-    return content.getvalue().decode()

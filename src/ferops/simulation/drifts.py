@@ -42,8 +42,8 @@ class Drift:
         return f"{self.unit} {self.levels[severity - 1]:g}"
 
 
-#: A drift is another camera, another light, other people: changes that a service meets, with the levels of
-#: benchmarks/corruptions.py, which has more kinds and measures how the monitor sees each.
+#: A drift is another camera, another light, other people: changes that a service meets.
+#: benchmarks/corruptions.py adds more kinds, and benchmarks/drift.py measures how the monitor sees each.
 DRIFTS: Mapping[str, Drift] = {
     "darker": Drift("factor", (0.9, 0.75, 0.6, 0.45, 0.3), lambda face, level, _: face * level),
     "brighter": Drift("grey values added", (15, 35, 55, 80, 110), lambda face, level, _: face + level),

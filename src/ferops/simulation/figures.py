@@ -3,19 +3,15 @@
 import io
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from ferops import files
-from ferops.evaluation.figures import BLUE, GREY, ORANGE
+from ferops.evaluation.figures import BLUE, GREY, INK, LINE, ORANGE, page_element
 from ferops.simulation.timeline import Timeline
-
-INK, LINE = "#1a1d21", "#dfe3e8"
 
 #: What stands for a colour in the page's plot, so that it follows the page's light or dark.
 PAGE_COLOURS = {
@@ -41,19 +37,7 @@ def save(timeline: Timeline, path: Path) -> None:
 
 def inline(timeline: Timeline, width: float) -> str:
     """The plot as an SVG element in the page's own colours, `width` inches wide."""
-    figure = _draw(timeline, width, height=4.4)
-    figure.patch.set_visible(False)
-    for axes in figure.axes:
-        axes.patch.set_visible(False)
-    content = io.BytesIO()
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "ferops", "font.family": "sans-serif"}
-    ):
-        FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})
-    text = content.getvalue().decode()
-    for colour, variable in PAGE_COLOURS.items():
-        text = text.replace(colour.lower(), variable)
-    return text[text.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1)
+    return page_element(_draw(timeline, width, height=4.4), PAGE_COLOURS)
 
 
 def _draw(timeline: Timeline, width: float, height: float) -> Figure:
