@@ -135,6 +135,8 @@ def released(tmp_path):
         details={"recipe": "fer2013", "best_epoch": 2},
     )
     files.write_json(folder / "evaluation.json", {"official": {"accuracy": 0.6694}, "rows": 3589})
+    report = {"success": True, "warnings": [], "expectations": [{}] * 40, "dataset_sha256": "da" * 32}
+    files.write_json(folder / "validation.json", report)
     files.write_text(folder / "params.yaml", "train: {recipe: fer2013}\n")
     files.write_text(folder / "learning_curves.csv", "epoch,loss\n1,2\n2,1\n3,1\n")
     origin = {"dataset_sha256": "da" * 32, "params_sha256": "9a" * 32, "mlflow_run_id": "1" * 32}
@@ -147,7 +149,7 @@ def released(tmp_path):
 def test_of_a_release_that_was_trained_elsewhere_its_own_files_tell(line, released):
     log_prediction("r", "release-5e1ea5ed")
     links = found("r", replace(Workspace(), release=released))
-    assert [name for name, link in links.items() if link.missing] == ["git commit", "validation"]
+    assert [name for name, link in links.items() if link.missing] == ["git commit"]
     assert "1" * 32 + ", in the store of whoever trained it" in links["mlflow run"].found
     assert "recipe (fer2013), 3 epochs (kept: 2) and the results" in links["mlflow run"].found
     assert "accuracy 0.669 on 3589 test images" in links["mlflow run"].found
@@ -155,15 +157,28 @@ def test_of_a_release_that_was_trained_elsewhere_its_own_files_tell(line, releas
     assert links["dataset"].found.startswith(
         "fer2013_images, sha256 dadadadadada: the pixel hashes of its 3 "
     )
+    assert (
+        links["validation"].found == f"passed, 40 expectations, warnings: none ({released}/validation.json)"
+    )
+
+
+def test_a_release_from_before_it_carried_its_validation_says_that_there_is_no_report(line, released):
+    manifest = files.read_json(released / MANIFEST_FILE)
+    del manifest["files"]["validation.json"]
+    files.write_json(released / MANIFEST_FILE, manifest)
+    log_prediction("o", "release-5e1ea5ed")
+    links = found("o", replace(Workspace(), release=released))
     assert "no report on dataset dadadadadada" in links["validation"].missing
 
 
 def test_what_a_release_says_is_believed_only_as_it_was_released(line, released):
     (released / "params.yaml").write_text("train: {recipe: another}\n")
     (released / "trained_on.txt").unlink()
+    files.write_json(released / "validation.json", {"dataset_sha256": "da" * 32})
     log_prediction("s", "release-5e1ea5ed")
     links = found("s", replace(Workspace(), release=released))
-    for name, file in (("params", "params.yaml"), ("dataset", "trained_on.txt")):
+    expected = {"params": "params.yaml", "dataset": "trained_on.txt", "validation": "validation.json"}
+    for name, file in expected.items():
         assert f"{file} is not as it was released: `git checkout" in links[name].missing
     assert links["mlflow run"].found
 

@@ -98,9 +98,31 @@ def template(tmp_path_factory, tiny_dataset) -> Path:
     )
     files.write_json(evaluation / "result.json", result.model_dump(mode="json"))
     package(patt_lite.load(trained), evaluation, tiny_dataset, root / "package")
+    files.write_json(root / "validation.json", validation_report(tiny_dataset))
     (root / "learning_curves.csv").write_text(CURVES)
     judge(root, "passed")
     return root
+
+
+def validation_report(dataset) -> dict:
+    """As `ferops validate` writes it: a warning's message names an image."""
+    name = dataset.frame("validation", ["id"])["id"].iloc[0]
+    checked = {"kind": "schema", "success": True, "observed": 0, "limit": 0, "blocking": True}
+    blank = {"kind": "blank_images", "success": False, "observed": 0.1, "limit": 0.01, "blocking": False}
+    return {
+        "success": True,
+        "blocking_failures": [],
+        "warnings": ["blank_fraction"],
+        "findings": {"rows": 420},
+        "class_rows": [],
+        "expectations": [
+            {"name": "id_unique", **checked, "message": "as expected"},
+            {"name": "blank_fraction", **blank, "message": f"id {name} is blank"},
+        ],
+        "docs": "validation/index.html",
+        "dataset_sha256": dataset.summary.sha256,
+        "synthetic": False,
+    }
 
 
 FIGURES = ("confusion_matrix.png", "reliability.png")
@@ -139,6 +161,7 @@ def outcomes(root: Path) -> Outcomes:
         package=root / "package",
         evaluation=root / "evaluation",
         gate=root / "gate.json",
+        validation=root / "validation.json",
         curves=root / "learning_curves.csv",
         params=root / "params.yaml",
     )
@@ -219,6 +242,17 @@ def test_no_image_of_the_dataset_and_no_name_of_one_is_in_it(released, tiny_data
     assert not any(name in path.read_bytes() for path in released.path.iterdir())
 
 
+def test_it_says_what_validation_found_in_its_dataset(released):
+    report = files.read_json(released.path / "validation.json")
+    assert report["dataset_sha256"] == released.manifest.dataset_sha256
+    assert report["success"] and report["warnings"] == ["blank_fraction"]
+    assert [(e["name"], e["observed"]) for e in report["expectations"]] == [
+        ("id_unique", 0),
+        ("blank_fraction", 0.1),
+    ]
+    assert "passed, 2 expectations, warnings: blank_fraction" in (released.path / "README.md").read_text()
+
+
 def test_the_monitor_can_compare_with_its_reference(released, tiny_dataset):
     reference = read_reference(released.path, load_policy(ROOT / "monitoring/policy.yaml"))
     assert len(reference.rows) == len(tiny_dataset.frame("validation", ["id"]))
@@ -271,6 +305,14 @@ def another_evaluation(root: Path) -> None:
     change_json(root / "evaluation/result.json", rows=1)
 
 
+def validation_of_another_dataset(root: Path) -> None:
+    change_json(root / "validation.json", dataset_sha256="0" * 64)
+
+
+def validation_that_failed(root: Path) -> None:
+    change_json(root / "validation.json", success=False, blocking_failures=["image_mode"])
+
+
 def another_training(root: Path) -> None:
     change_json(root / "models/card.json", mlflow_run_id="other")
 
@@ -310,6 +352,8 @@ def curves_of_another_run(root: Path) -> None:
         (synthetic, "synthetic faces"),
         (another_package, "judged another package"),
         (another_evaluation, "evaluation and that in the package"),
+        (validation_of_another_dataset, "dataset of evaluation and validation"),
+        (validation_that_failed, r"validation of the dataset failed \(image_mode\)"),
         (another_training, "run of model and package"),
         (other_weights, "not that of the trained model"),
         (other_parameters, "set FEROPS_PARAMS"),
@@ -317,6 +361,7 @@ def curves_of_another_run(root: Path) -> None:
         (curves_of_another_run, "no epoch 2"),
         (lambda root: (root / "models/trained_on.txt").unlink(), "trained_on.txt is absent"),
         (lambda root: (root / "gate.json").unlink(), "gate.json is absent"),
+        (lambda root: (root / "validation.json").unlink(), "validation.json is absent"),
     ],
 )
 def test_what_does_not_belong_together_is_refused_and_the_old_release_stays(

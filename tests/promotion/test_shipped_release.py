@@ -1,5 +1,6 @@
 """The model that lies in this repository: whole, small, and answering as it was recorded."""
 
+import json
 import os
 from pathlib import Path
 
@@ -60,3 +61,13 @@ def test_its_results_are_those_of_its_dataset_and_run(release):
     assert evaluation["dataset_sha256"] == release.manifest.dataset_sha256
     assert evaluation["mlflow_run_id"] == release.manifest.mlflow_run_id
     assert f"{100 * evaluation['official']['accuracy']:.1f} [" in (FOLDER / "README.md").read_text()
+
+
+def test_its_dataset_passed_validation_and_the_report_names_neither_images_nor_places(release):
+    text = (FOLDER / "validation.json").read_text()
+    report = json.loads(text)
+    assert report["success"] and report["dataset_sha256"] == release.manifest.dataset_sha256
+    assert all(e["success"] for e in report["expectations"] if e["blocking"])
+    assert "/" not in text and ".png" not in text and ".jpg" not in text
+    said = f"passed, {len(report['expectations'])} expectations, warnings: none"
+    assert said in (FOLDER / "README.md").read_text()

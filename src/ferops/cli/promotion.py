@@ -124,6 +124,7 @@ def release() -> None:
         package=PACKAGES / MODEL.name,
         evaluation=EVALUATIONS / MODEL.name,
         gate=REPORTS / "gate.json",
+        validation=REPORTS / "validation.json",
         curves=REPORTS / "learning_curves.csv",
         params=environment.params,
         variants=REPORTS / "variants",

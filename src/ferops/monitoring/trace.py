@@ -9,7 +9,7 @@ trained elsewhere, its own files say what they know; each is believed if it is a
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +24,7 @@ from ferops.models.onnx import CARD_FILE
 from ferops.monitoring.forgetting import UnknownPredictionError, is_forgotten
 from ferops.promotion import versions
 from ferops.promotion.champion import NoChampionError, load_champion
-from ferops.promotion.release import Release, load_release
+from ferops.promotion.release import VALIDATION_FILE, Release, load_release
 from ferops.serving.log_reader import read_log
 from ferops.serving.prediction_log import timestamp
 
@@ -203,10 +203,11 @@ class _Origin:
         for place, content in places.items():
             report = json.loads(content) if content is not None else None
             if report and report["dataset_sha256"] == digest:
-                outcome = "passed" if report["success"] else "FAILED"
-                checks = len(report["expectations"])
-                warnings = ", ".join(report["warnings"]) or "none"
-                return f"{outcome}, {checks} expectations, warnings: {warnings} ({place})"
+                return _validated(report, place)
+        released = self._released.manifest if self._released else None
+        if released and released.dataset_sha256 == digest and VALIDATION_FILE in released.files:
+            file = self._released_file(VALIDATION_FILE)
+            return _validated(files.read_json(file), str(file))
         raise MissingLinkError(
             f"no report on dataset {digest[:12]} in {' or '.join(places)}: `ferops validate` makes it anew "
             "once the dataset is there"
@@ -313,6 +314,11 @@ class _Origin:
                 f"{run_id}, which MLflow's store does not have: it was deleted, or the model was trained "
                 "elsewhere (MLFLOW_TRACKING_URI names the store)"
             ) from None
+
+
+def _validated(report: Mapping[str, Any], place: str) -> str:
+    outcome, checks = "passed" if report["success"] else "FAILED", len(report["expectations"])
+    return f"{outcome}, {checks} expectations, warnings: {', '.join(report['warnings']) or 'none'} ({place})"
 
 
 def _text(path: Path) -> str | None:

@@ -30,7 +30,7 @@ from ferops.models.runtimes import RUNTIMES
 from ferops.promotion import model_card
 from ferops.promotion.decision import CandidateVerdict, Decision
 from ferops.promotion.package import EVALUATION_FILE, EXPORT_TOLERANCE, REFERENCE_FILE
-from ferops.promotion.release import MANIFEST_FILE, Manifest, NoReleaseError, Release
+from ferops.promotion.release import MANIFEST_FILE, VALIDATION_FILE, Manifest, NoReleaseError, Release
 from ferops.promotion.variants import Variant, Variants, load_variants
 from ferops.settings import Settings, load_settings
 
@@ -64,6 +64,7 @@ class Outcomes:
         package: folder that `ferops package` wrote.
         evaluation: folder of `result.json` and `figures/`.
         gate: `gate.json`.
+        validation: `validation.json`.
         curves: CSV with one row an epoch.
         params: the parameters file of the training.
         variants: folder of the verdicts on reduced precision, where there are any.
@@ -73,6 +74,7 @@ class Outcomes:
     package: Path
     evaluation: Path
     gate: Path
+    validation: Path
     curves: Path
     params: Path
     variants: Path | None = None
@@ -105,6 +107,8 @@ def build_release(outcomes: Outcomes, out: Path) -> Release:
         files.write_json(
             folder / GATE_FILE, {"decided_at": decision.decided_at, **verdict.model_dump(mode="json")}
         )
+        validation = _nameless(files.read_json(outcomes.validation))
+        files.write_json(folder / VALIDATION_FILE, validation)
         files.write_text(folder / PARAMS_FILE, _params(settings))
         epochs = _curves(outcomes.curves, card)
         shutil.copy(outcomes.curves, folder / CURVES_FILE)
@@ -125,7 +129,9 @@ def build_release(outcomes: Outcomes, out: Path) -> Release:
             decided_at=decision.decided_at,
             files={},
         )
-        text = model_card.render(manifest, released, result, verdict, settings, epochs, _sizes(folder))
+        text = model_card.render(
+            manifest, released, result, verdict, validation, settings, epochs, _sizes(folder)
+        )
         files.write_text(folder / CARD_FOR_PEOPLE, text)
         digests = {path.name: files.sha256(path) for path in sorted(folder.iterdir())}
         digests.pop(CARD_FOR_PEOPLE)  # prose, that may be corrected
@@ -142,6 +148,7 @@ def _checked(outcomes: Outcomes) -> tuple[Card, Result, Decision, CandidateVerdi
         outcomes.trained / TRAINED_ON_FILE,
         outcomes.package / MODEL_FILE,
         outcomes.gate,
+        outcomes.validation,
         outcomes.curves,
     ):
         if not path.is_file():
@@ -177,6 +184,7 @@ def _checked(outcomes: Outcomes) -> tuple[Card, Result, Decision, CandidateVerdi
 
 
 def _one_model(outcomes: Outcomes, trained: Card, card: Card, result: Result, decision: Decision) -> None:
+    validation = files.read_json(outcomes.validation)
     pairs: Mapping[str, tuple[Any, Any]] = {
         "run of model and package": (trained.mlflow_run_id, card.mlflow_run_id),
         "commit of model and package": (trained.git_commit, card.git_commit),
@@ -184,6 +192,7 @@ def _one_model(outcomes: Outcomes, trained: Card, card: Card, result: Result, de
         "run of model and evaluation": (trained.mlflow_run_id, result.mlflow_run_id),
         "dataset of training and evaluation": (card.training_data.dataset_sha256, result.dataset_sha256),
         "dataset of evaluation and gate": (result.dataset_sha256, decision.dataset_sha256),
+        "dataset of evaluation and validation": (result.dataset_sha256, validation["dataset_sha256"]),
         "evaluation and that in the package": (
             files.read_json(outcomes.evaluation / RESULT_FILE),
             files.read_json(outcomes.package / EVALUATION_FILE),
@@ -193,6 +202,11 @@ def _one_model(outcomes: Outcomes, trained: Card, card: Card, result: Result, de
     if different:
         raise NoReleaseError(
             f"not all files are of one model, for these differ: {', '.join(different)}: run `dvc repro`"
+        )
+    if not validation["success"]:
+        raise NoReleaseError(
+            f"validation of the dataset failed ({', '.join(validation['blocking_failures'])}), says "
+            f"{outcomes.validation}: only a model of validated data is released"
         )
     if files.sha256(outcomes.params) != card.params_sha256:
         raise NoReleaseError(
@@ -272,6 +286,16 @@ def _reference(source: Path, out: Path) -> None:
 
     rows = pd.read_parquet(source).drop(columns="id")
     rows.to_parquet(out, index=False, compression="zstd", compression_level=19)
+
+
+def _nameless(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Validation's report, less its pages, which stay behind, and its messages, which may name images."""
+    expectations = [
+        {key: value for key, value in expectation.items() if key != "message"}
+        for expectation in report["expectations"]
+    ]
+    kept = {key: value for key, value in report.items() if key != "docs"}
+    return {**kept, "expectations": expectations}
 
 
 def _params(settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.resources import files as resources
+from typing import Any
 
 from ferops.emotions import EMOTIONS
 from ferops.evaluation.evaluate import Result
@@ -21,11 +22,16 @@ def render(
     card: Card,
     result: Result,
     verdict: CandidateVerdict,
+    validation: Mapping[str, Any],
     settings: Settings,
     epochs: int,
     sizes: Mapping[str, int],
 ) -> str:
-    """Markdown of `README.md`; `sizes` are the bytes of each file, `epochs` how many were trained."""
+    """Markdown of `README.md`.
+
+    `validation` is what the release's `validation.json` holds, `epochs` how many were trained, and `sizes` are
+    the bytes of each file.
+    """
     from jinja2 import Environment, StrictUndefined
 
     source = resources("ferops.promotion").joinpath("templates/model_card.md.j2").read_text("utf-8")
@@ -39,6 +45,7 @@ def render(
         card=card,
         result=result,
         verdict=verdict,
+        validation=validation,
         settings=settings,
         epochs=epochs,
         sizes=sizes,

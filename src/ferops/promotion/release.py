@@ -20,6 +20,9 @@ from ferops.promotion.champion import Champion, NoChampionError
 
 MANIFEST_FILE = "release.json"
 
+#: What validation found in the dataset; not in a release that was made before there was such a file.
+VALIDATION_FILE = "validation.json"
+
 
 class NoReleaseError(RuntimeError):
     """There is no release, or it cannot be made; says what to do."""
