@@ -161,9 +161,16 @@ def test_a_policy_can_keep_quiet(monitor):
     assert monitor.told() == [] and len(monitor.starts) == 1
 
 
+def test_the_mix_of_answers_is_one_finding_whichever_of_its_columns_moves(monitor):
+    monitor.sees("drift", "p_happy", times=2)
+    monitor.sees("drift", "p_happy", "p_sad", "label", times=4)
+    (alert,) = monitor.alerts
+    assert alert.parts == alert.new == ("answers",)
+
+
 ANYTHING = st.tuples(
     st.sampled_from(["healthy", "too_few", "drift"]),
-    st.sets(st.sampled_from(["noise", "label", "entropy"]), min_size=1),
+    st.sets(st.sampled_from(["noise", "label", "p_sad", "entropy"]), min_size=1),
     st.sampled_from(["v3", "v4"]),
 )
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from ferops.monitoring.advice import IMAGES, advice
+from ferops.monitoring.alerts import ANSWERS
 from ferops.monitoring.history import summary
 from ferops.monitoring.page import since
 from ferops.monitoring.policy import WATCHABLE
@@ -57,7 +58,8 @@ def test_too_few_and_healthy_have_a_beginning_and_none():
         (("noise",), "focus and compression"),
         (("symmetry",), "how faces are cut out"),
         (("confidence",), "the model sees them differently"),
-        (("label",), "only the mix of answers changed"),
+        (("label",), "ask whether the occasion did"),
+        (("p_happy", "p_sad", "label"), "ask whether the occasion did"),
     ],
 )
 def test_what_moved_says_what_to_look_at(columns, says):
@@ -68,7 +70,7 @@ def test_what_moved_says_what_to_look_at(columns, says):
 def test_every_watched_column_has_advice_of_its_own():
     for column in WATCHABLE:
         assert len(advice(verdict("drift", column))) == 2, column
-    assert set(WATCHABLE) - IMAGES == {"confidence", "label"}
+    assert set(WATCHABLE) - IMAGES == {"confidence"} | ANSWERS
 
 
 def test_a_healthy_window_asks_for_nothing_and_repeats_for_a_look_at_the_sender():

@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
-from ferops.data.descriptors import DESCRIPTORS
 from ferops.models.onnx import OnnxClassifier
 from ferops.monitoring.compaction import compact
 from ferops.monitoring.monitor import judge
-from ferops.monitoring.policy import load_policy
+from ferops.monitoring.policy import WATCHABLE, load_policy
 from ferops.monitoring.window import comparable
 from ferops.promotion.package import reference
 from ferops.serving.prediction_log import PredictionLog
@@ -94,7 +93,7 @@ def test_what_the_service_logs_for_test_images_is_no_drift(served):
     verdict = served()
     assert verdict.window.rows == 105
     assert verdict.verdict == "healthy", verdict.reasons
-    assert {column.name for column in verdict.columns} == {*DESCRIPTORS, "confidence", "label"}
+    assert {column.name for column in verdict.columns} == set(WATCHABLE)
     assert verdict.embedding is not None
 
 

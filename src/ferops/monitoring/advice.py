@@ -1,6 +1,6 @@
 """What a person is to do about a verdict: sentences chosen by what moved."""
 
-from ferops.monitoring.alerts import parts
+from ferops.monitoring.alerts import ANSWERS, parts
 from ferops.monitoring.verdict import Verdict
 
 #: Columns that move together, by what moves them.
@@ -42,11 +42,11 @@ def advice(verdict: Verdict) -> tuple[str, ...]:
     if named & {"embedding", "confidence"} and not named & IMAGES:
         said.append(
             "The images look as before, and the model sees them differently: other people, masks or glasses, "
-            "another way to cut faces out. Look at some pictures where they are made."
+            "another way to cut faces out, pictures of no face. Look at some pictures where they are made."
         )
-    if named == {"label"}:
+    if named & ANSWERS and not named & IMAGES:
         said.append(
-            "The images look as before, and only the mix of answers changed: ask whether the occasion did. "
+            "The mix of answers changed, and the images look as before: ask whether the occasion did. "
             "If not, the model errs in a new way, which labels show."
         )
     if "accuracy" in named:

@@ -1,10 +1,10 @@
 """When a finding is worth an alert, and when it is over: one finding is one alert, however often it is seen.
 
 A finding is a kind of verdict about one version of the model, or images that are repeated whatever the
-verdict, with the parts that it names: columns, the embedding, the accuracy. Told is a part that was not told
-before, once it has lasted as many windows as the policy asks for. Columns that come and go at their
-thresholds are told once; the end is told when as many windows have passed without a finding. What comes back
-after that stays silent for the policy's hours.
+verdict, with the parts that it names: columns, the mix of answers, the embedding, the accuracy. Told is a
+part that was not told before, once it has lasted as many windows as the policy asks for. Columns that come
+and go at their thresholds are told once; the end is told when as many windows have passed without a finding.
+What comes back after that stays silent for the policy's hours.
 
 No clock, no disk and no network here: `ferops.monitoring.acting` keeps what was seen and sends what is told.
 """
@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from ferops.monitoring.policy import Response
+from ferops.evaluation.predictions import PROBABILITY_COLUMNS
+from ferops.monitoring.policy import CATEGORICAL, Response
 from ferops.monitoring.verdict import Record, Verdict
 
 Kind = Literal["drift", "too_few", "repeats"]
@@ -130,6 +131,10 @@ def hours(then: str, now: str) -> float:
     return (datetime.fromisoformat(now) - datetime.fromisoformat(then)).total_seconds() / 3600
 
 
+#: Columns that tell which emotions the model answers.
+ANSWERS = frozenset({*PROBABILITY_COLUMNS, *CATEGORICAL})
+
+
 def parts(verdict: Verdict) -> tuple[str, ...]:
     """What a verdict names, most important first."""
     if verdict.verdict == "too_few":
@@ -147,7 +152,10 @@ def _has(kind: Kind, verdict: Verdict) -> bool:
 
 
 def _parts(kind: Kind, verdict: Verdict) -> tuple[str, ...]:
-    return ("images",) if kind == "repeats" else parts(verdict)
+    """What an alert names. The mix of answers is one part, whichever of its columns moved."""
+    if kind == "repeats":
+        return ("images",)
+    return tuple(dict.fromkeys("answers" if part in ANSWERS else part for part in parts(verdict)))
 
 
 def _reasons(kind: Kind, verdict: Verdict) -> tuple[str, ...]:

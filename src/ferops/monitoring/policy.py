@@ -12,13 +12,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ferops.data.descriptors import DESCRIPTORS
+from ferops.evaluation.predictions import PROBABILITY_COLUMNS
 from ferops.settings import Fraction, Section, read_yaml
 
 #: Watched columns that hold names, not numbers.
 CATEGORICAL = ("label",)
 
 #: Every column that a policy can watch.
-WATCHABLE = (*DESCRIPTORS, "confidence", *CATEGORICAL)
+WATCHABLE = (*DESCRIPTORS, *PROBABILITY_COLUMNS, "confidence", *CATEGORICAL)
 
 Action = Literal["none", "train/nightly"]
 Significance = Annotated[float, Field(ge=0.001, lt=0.5)]  # under it the simulated p-values are too coarse

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ferops import files
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.emotions import EMOTIONS
+from ferops.evaluation.predictions import PROBABILITY_COLUMNS
 from ferops.monitoring.policy import CATEGORICAL, Policy
 from ferops.monitoring.verdict import Repeats
 from ferops.serving.log_reader import LAST_WORDS, flat, one, read_log
@@ -176,8 +177,9 @@ def _repeats(log: "DuckDBPyConnection", usable: int, policy: Policy) -> Repeats:
 
 def _usable(policy: Policy) -> str:
     """SQL that is true of a prediction with a finite number in every watched column, and a known label."""
-    columns = [name for name in policy.columns if name not in CATEGORICAL]
-    numbers = [f"descriptors.{name}" if name in DESCRIPTORS else name for name in columns]
+    stored = {name: f"descriptors.{name}" for name in DESCRIPTORS}
+    stored |= {name: f"probabilities[{place}]" for place, name in enumerate(PROBABILITY_COLUMNS, 1)}
+    numbers = [stored.get(name, name) for name in policy.columns if name not in CATEGORICAL]
     known = ", ".join(f"'{emotion}'" for emotion in EMOTIONS)
     conditions = [*(f"coalesce(isfinite({number}), false)" for number in numbers), f"label IN ({known})"]
     return f"({' AND '.join(conditions)})"
@@ -195,7 +197,7 @@ def read_reference(package: Path, policy: Policy) -> Reference:
             f"{path} not found: the champion was packaged without it, run `dvc repro package`"
         )
     rows = pd.read_parquet(path)
-    probabilities = rows[[f"p_{emotion}" for emotion in EMOTIONS]].to_numpy()
+    probabilities = rows[list(PROBABILITY_COLUMNS)].to_numpy()
     rows["label"] = np.asarray(EMOTIONS)[probabilities.argmax(axis=1)]
     rows["confidence"] = probabilities.max(axis=1)
     missing = [name for name in policy.columns if name not in rows.columns]
