@@ -29,8 +29,8 @@ def render(
 ) -> str:
     """Markdown of `README.md`.
 
-    `validation` is what the release's `validation.json` holds, `epochs` how many were trained, and `sizes` are
-    the bytes of each file.
+    `validation` is what the release's `validation.json` holds, `epochs` how many were trained, and `sizes`
+    are the bytes of each file.
     """
     from jinja2 import Environment, StrictUndefined
 
