@@ -33,19 +33,21 @@ class Gate:
 
 
 def ask_all(batcher, gate, questions, seconds=SOON):
-    """Outcomes of a first question, which the gate holds up, and of all that come meanwhile."""
+    """Outcomes of a first question for each thread, which the gate holds up, and of all that come meanwhile."""
 
     async def story():
         loop = asyncio.get_running_loop()
-        first = asyncio.create_task(batcher.ask(Question([b"first"]), loop.time() + SOON))
-        while not gate.calls:
-            await asyncio.sleep(0.001)
+        first = []
+        for number in range(1, batcher.threads + 1):
+            first.append(asyncio.create_task(batcher.ask(Question([b"first"]), loop.time() + SOON)))
+            while len(gate.calls) < number:
+                await asyncio.sleep(0.001)
         rest = [asyncio.create_task(batcher.ask(each, loop.time() + seconds)) for each in questions]
         await asyncio.sleep(0)
         if seconds < SOON:
             await asyncio.wait(rest)
         gate.open.set()
-        return await asyncio.gather(first, *rest, return_exceptions=True)
+        return await asyncio.gather(*first, *rest, return_exceptions=True)
 
     return asyncio.run(story())
 
@@ -56,6 +58,14 @@ def test_what_waits_shares_the_next_call_and_each_gets_its_own_answer():
     outcomes = ask_all(Batcher(gate, threads=1), gate, questions)
     assert [outcome[0]["contents"] for outcome in outcomes[1:]] == [q.contents for q in questions]
     assert gate.calls == [1, TOGETHER, 2]
+
+
+def test_a_call_leaves_the_other_threads_their_share():
+    gate = Gate()
+    questions = [Question([bytes([n])]) for n in range(7)]
+    outcomes = ask_all(Batcher(gate, threads=2), gate, questions)
+    assert [outcome[0]["contents"] for outcome in outcomes[2:]] == [q.contents for q in questions]
+    assert gate.calls[:4] == [1, 1, 4, 2] and sum(gate.calls) == 9
 
 
 @pytest.mark.parametrize(

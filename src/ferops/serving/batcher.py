@@ -3,11 +3,12 @@
     >>> batcher = Batcher(lambda questions: predictor.predict_each(questions), threads=2)  # doctest: +SKIP
     >>> await batcher.ask(Question([png]), deadline)  # doctest: +SKIP
 
-Nobody is kept waiting for company: a thread that is free takes whatever waits at that moment, which is one
-request when there is little to do and several when there is much.
+Nobody is kept waiting for company: a thread that is free takes its share of what waits at that moment, which is
+one request when there is little to do and several when there is much.
 """
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -118,12 +119,17 @@ class Batcher:
                     loop.call_soon_threadsafe(_deliver, loop, delivered)
 
     def _next(self) -> list[_Waiting]:
-        """What one call does: the request that waits longest, and others of its kind behind it."""
+        """What one call does: the request that waits longest, and others of its kind behind it.
+
+        The other threads keep their share: a call computes on one core, and one that took all that waits
+        would leave the next core nothing to do.
+        """
         with self._ready:
             while not self._queue:
                 self._ready.wait()
+            most = min(TOGETHER, math.ceil(len(self._queue) / self.threads))
             batch = [self._queue.popleft()]
             if batch[0].is_small():
-                while self._queue and len(batch) < TOGETHER and self._queue[0].is_small():
+                while self._queue and len(batch) < most and self._queue[0].is_small():
                     batch.append(self._queue.popleft())
             return batch
