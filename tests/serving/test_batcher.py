@@ -33,7 +33,7 @@ class Gate:
 
 
 def ask_all(batcher, gate, questions, seconds=SOON):
-    """Outcomes of a first question for each thread, which the gate holds up, and of all that come meanwhile."""
+    """Outcomes of one question a thread, which the gate holds up, and of all that come meanwhile."""
 
     async def story():
         loop = asyncio.get_running_loop()

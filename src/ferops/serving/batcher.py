@@ -3,8 +3,8 @@
     >>> batcher = Batcher(lambda questions: predictor.predict_each(questions), threads=2)  # doctest: +SKIP
     >>> await batcher.ask(Question([png]), deadline)  # doctest: +SKIP
 
-Nobody is kept waiting for company: a thread that is free takes its share of what waits at that moment, which is
-one request when there is little to do and several when there is much.
+Nobody is kept waiting for company: a thread that is free takes its share of what waits at that moment, which
+is one request when there is little to do and several when there is much.
 """
 
 import asyncio
