@@ -53,12 +53,10 @@ def start(deployment: str, key: str) -> str:
 def publish(verdict: Verdict, reaction: Reaction) -> None:
     """Artifacts: the verdict with what moved, was told and was started; and, at the service, the report."""
     from ferops.monitoring.history_page import publish as publish_history
-    from ferops.monitoring.monitor import link
     from ferops.serving.report_folder import address
 
     environment = Environment()
     history = publish_history(environment.monitoring_dir)  # again: alerts were told since the verdict
-    report = link(verdict)
     lines = [f"# {verdict.verdict}", "", *(f"- {reason}" for reason in verdict.reasons), ""]
     if verdict.synthetic:
         lines += ["Trained on synthetic faces.", ""]
@@ -68,10 +66,12 @@ def publish(verdict: Verdict, reaction: Reaction) -> None:
         for c in verdict.columns
     ]
     if environment.service_url:
-        lines += ["", f"[Report]({report}), [history]({address(environment.service_url)})"]
-        create_link_artifact(report, link_text=verdict.verdict, key="drift-report", description=verdict.time)
+        lines += ["", f"[Report]({verdict.page}), [history]({address(environment.service_url)})"]
+        create_link_artifact(
+            verdict.page, link_text=verdict.verdict, key="drift-report", description=verdict.time
+        )
     else:
-        lines += ["", f"Report: `{report}`, history: `{history}`"]
+        lines += ["", f"Report: `{verdict.page}`, history: `{history}`"]
     lines += [f"\nTold by {', '.join(names)}: {title}" for title, names in reaction.told.items()]
     lines += [f"\n{complaint}" for complaint in reaction.complaints()]
     if reaction.started:

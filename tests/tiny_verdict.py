@@ -14,10 +14,11 @@ def verdict(
     version: str = "v3-0a1b2c3d",
     action: str | None = None,
     repeated: float = 0.0,
+    page: str = "monitoring/reports/20260301T120000.000000Z/index.html",
 ) -> Verdict:
     """A verdict `hour` hours after 2026-03-01 12:00 UTC, in which these columns have drifted.
 
-    The share `repeated` of its predictions is of one image.
+    The share `repeated` of its predictions is of one image. People read it on `page`.
     """
     reasons = {
         "healthy": ("nothing watched has moved beyond its threshold",),
@@ -67,4 +68,5 @@ def verdict(
             largest_client=None,
             noticed=("images",) if repeated > 0.2 else (),
         ),
+        page=page,
     )

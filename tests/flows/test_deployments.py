@@ -195,17 +195,16 @@ def test_drift_that_lasts_starts_training_once_a_day_and_a_healthy_verdict_never
 
     for hour, (outcome, runs) in enumerate([("healthy", 0), ("drift", 0), ("drift", 1), ("drift", 1)]):
         columns = ["brightness"] if outcome == "drift" else []
-        assert monitor.sees(verdict(outcome, *columns, hour=hour)).is_completed()
+        page = "https://fer.example.org/monitoring/20260301T120000.000000Z/index.html"
+        assert monitor.sees(verdict(outcome, *columns, hour=hour, page=page)).is_completed()
         assert len(started()) == runs
         if hour == 2:
             told = last_artifact(api)
             assert "- brightness moved" in told and "synthetic faces" in told
             assert "Told by log, prefect: Drift (brightness)" in told
             assert f"Started train/nightly: flow run `{started()[0]['id']}`" in told
-            service = "https://fer.example.org/monitoring/"
-            assert f"[history]({service})" in told
-            link = last_artifact(api, "drift-report")
-            assert f"[drift]({service}20260301T120000.000000Z/index.html)" in link
+            assert f"[Report]({page}), [history](https://fer.example.org/monitoring/)" in told
+            assert f"[drift]({page})" in last_artifact(api, "drift-report")
             assert [alert.status for alert in read(tmp_path).alerts] == ["detected"]
 
 
@@ -237,4 +236,5 @@ def test_prefect_passes_alerts_on_by_the_shipped_automation(here, prefect, tmp_p
     found, over = sorted(receiver.taken, key=lambda taken: taken["subject"])
     assert found["subject"] == "ferops.drift.detected, v3-0a1b2c3d"
     assert found["body"].startswith("Drift (noise), fer-classifier v3-0a1b2c3d\nnoise moved: mean 0.500")
+    assert found["body"].endswith("report: monitoring/reports/20260301T120000.000000Z/index.html")
     assert over["body"].startswith("Over: drift, fer-classifier v3-0a1b2c3d")

@@ -220,6 +220,17 @@ def test_a_mail_arrives_as_text_with_the_reasons(tmp_path, environment, mail):
     assert "noise moved: mean 0.500 to 0.300 (6.0 times its threshold)" in [line.strip() for line in lines]
 
 
+def test_every_message_leads_to_the_report(tmp_path, environment, web, mail, caplog):
+    page = "https://fer.example.org/monitoring/20260301T130000.000000Z/index.html"
+    urls = f"mailto://{mail.address}?from=ferops@here.test&to=ops@here.test&format=text"
+    channels = configured(environment(alert_webhook=web.url, alert_urls=urls))
+    for hour in range(2):
+        assert not act(verdict("drift", "noise", hour=hour, page=page), POLICY, tmp_path, channels).failed
+    assert web.taken[0]["report"] == page and web.taken[0]["text"].endswith(f"report: {page}")
+    assert f"report: {page}" in mail.mails[0].get_content()
+    assert f"report: {page}" in caplog.text
+
+
 def test_a_mail_server_wants_the_password_and_its_refusal_is_told(tmp_path, environment, mail):
     mail.password = "right"
     query = "?from=ferops@here.test&to=ops@here.test&mode=insecure"
@@ -240,6 +251,10 @@ def test_the_command_tries_every_channel_and_touches_no_state(tmp_path, environm
     assert "webhook" in result.output and "mailto" in result.output
     assert web.taken[0]["text"].startswith("Test alert") and mail.mails[0]["Subject"].startswith("Test alert")
     assert not (tmp_path / "monitoring").exists()
+    assert web.taken[0]["report"] == str(tmp_path / "monitoring/reports/index.html")
+    environment(service_url="https://fer.example.org")
+    CliRunner().invoke(app, ["monitor", "--test-alert"])
+    assert web.taken[1]["report"] == "https://fer.example.org/monitoring/"
     web.status = 404
     result = CliRunner().invoke(app, ["monitor", "--test-alert"])
     assert result.exit_code == 1 and "HTTP 404" in result.output

@@ -40,7 +40,7 @@ class Alert(Record):
         windows: how many in a row had it.
         predictions: of the served model, in the last window.
         start: the deployment that the policy starts for it.
-        report: folder with the page `index.html`.
+        report: where people read it, a page of the service or a file.
     """
 
     id: str
@@ -86,7 +86,7 @@ class Alert(Record):
             lines.append(f"the policy starts {self.start}")
         if self.synthetic:
             lines.append("the model was trained on synthetic faces")
-        return "\n".join([*lines, f"report: {self.report}/index.html"])
+        return "\n".join([*lines, f"report: {self.report}"])
 
     def payload(self) -> dict[str, Any]:
         """The JSON that webhooks and events carry; `text` is for receivers that show just that."""
@@ -269,5 +269,5 @@ def _alert(
         windows=watch.windows,
         predictions=verdict.window.rows,
         start="none" if kind == "repeats" else verdict.action,
-        report=verdict.report,
+        report=verdict.page,
     )

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from ferops.monitoring.alerts import Alert
 from ferops.serving.prediction_log import timestamp
+from ferops.serving.report_folder import REPORTS_FOLDER, page_of
 from ferops.settings import Environment
 
 Log: TypeAlias = logging.Logger | logging.LoggerAdapter
@@ -179,7 +180,7 @@ def try_out(environment: Environment) -> dict[str, str | None]:
         windows=1,
         predictions=0,
         start="none",
-        report=str(environment.monitoring_dir / "reports"),
+        report=page_of(environment.monitoring_dir / REPORTS_FOLDER, environment.service_url),
     )
     return {channel.name: attempt(channel, alert) for channel in configured(environment)}
 

@@ -7,10 +7,12 @@
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+from evidently.core.report import Snapshot
 
 from ferops import files, tracking
 from ferops.monitoring import history, history_page, page
@@ -18,16 +20,24 @@ from ferops.monitoring.drift import Comparison, compare
 from ferops.monitoring.expected_accuracy import estimate
 from ferops.monitoring.policy import Policy, load_policy
 from ferops.monitoring.quality import by_day, measure
-from ferops.monitoring.verdict import DayQuality, Outcome, Quality, Verdict, WindowSummary
+from ferops.monitoring.verdict import (
+    DayQuality,
+    ExpectedAccuracy,
+    Outcome,
+    Quality,
+    Verdict,
+    WindowSummary,
+)
 from ferops.monitoring.window import Reference, Window, current_window, read_reference
 from ferops.promotion import versions
 from ferops.promotion.champion import Champion
 from ferops.promotion.release import Release, served_model
 from ferops.serving.prediction_log import timestamp
-from ferops.serving.report_folder import INDEX, REPORTS_FOLDER, address, stamped
+from ferops.serving.report_folder import INDEX, REPORTS_FOLDER, page_of, stamped
 from ferops.settings import Environment
 
 POLICY_FILE = "policy.yaml"
+VERDICT_FILE = "verdict.json"
 
 #: What MLflow shows as a run's description.
 NOTE_TAG = "mlflow.note.content"
@@ -80,23 +90,8 @@ def judge(
     policy = load_policy(policy_path)
     reference = read_reference(package, policy)
     window = current_window(log_dir, champion.label, policy, now)
-    enough = window.repeats.images >= policy.window.minimum_predictions
-    current = window.rows
-    comparison, rows, like = _compare(current, reference, policy) if enough else (None, reference.rows, None)
-    without_largest = None
-    if comparison and comparison.drifted and "client" in window.repeats.noticed:
-        others = current[~current["from_largest"]]
-        if len(others) >= policy.window.minimum_predictions:
-            without_largest = compare(others, reference.rows, reference.embedding, policy).drifted
-    quality, labelled, expected = None, None, None
-    days: tuple[DayQuality, ...] = ()
-    if policy.quality:
-        quality, labelled = measure(window.labelled, reference.rows, policy)
-        days = by_day(log_dir, policy.quality, now)
-        if enough:
-            drop, seed = policy.quality.max_expected_drop, policy.window.seed
-            expected = estimate(reference.rows, current, drop, seed)
-    outcome, reasons = _decide(window, comparison, like, quality, policy)
+    evidence = _examine(window, reference, policy, log_dir, now)
+    outcome, reasons = _decide(window, evidence, policy)
     folder = monitoring_dir / REPORTS_FOLDER / now.strftime("%Y%m%dT%H%M%S.%fZ")
     tags = {
         "model": champion.model,
@@ -106,43 +101,85 @@ def judge(
     }
     run = tracking.run(f"monitor {champion.label}", experiment=tracking.MONITORING_EXPERIMENT, tags=tags)
     with run if track else nullcontext(None) as run_id:
+        comparison = evidence.comparison
         verdict = Verdict(
             verdict=outcome,
             time=timestamp(now),
             action=policy.start(outcome),
             synthetic=champion.synthetic,
             reasons=reasons,
-            window=_summary(window, compared=len(current) if enough else 0),
+            window=_summary(window, compared=len(window.rows) if comparison else 0),
             columns=comparison.columns if comparison else (),
             embedding=comparison.embedding if comparison else None,
-            quality=quality,
-            reference_rows=len(rows),
+            quality=evidence.quality,
+            reference_rows=len(evidence.reference_rows),
             reference_sha256=reference.sha256,
             policy_sha256=files.sha256(policy_path),
             champion=champion.model,
             mlflow_run_id=run_id,
             report=str(folder),
             repeats=window.repeats,
-            without_largest=without_largest,
-            expected=expected,
-            days=days,
-            like=like,
+            without_largest=evidence.without_largest,
+            expected=evidence.expected,
+            days=evidence.days,
+            like=evidence.like,
+            page=page_of(folder, Environment().service_url),
         )
-        snapshots = {"evidently.html": comparison.snapshot} if comparison else {}
-        if labelled:
-            snapshots["quality.html"] = labelled
-        with files.new_folder(folder) as beside:
-            for name, snapshot in snapshots.items():
-                snapshot.save_html(str(beside / name))
-            earlier = history.read(monitoring_dir).verdicts
-            html = page.render(verdict, current, rows, list(snapshots), policy, earlier)
-            files.write_text(beside / "index.html", html)
-            files.write_json(beside / "verdict.json", verdict.model_dump(mode="json"))
+        _write(verdict, window, evidence, policy, folder, monitoring_dir)
         if run_id:
             _log(verdict, champion, folder)
     history_page.publish(monitoring_dir)  # before reports go, for it reads them
     _forget_old(monitoring_dir, policy.keep_reports)
     return verdict
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """All that a window shows, before anything is decided.
+
+    Attributes:
+        comparison: with the reference; none with too few different images.
+        reference_rows: those that it was made with.
+        like, without_largest, quality, expected, days: as in `Verdict`.
+        quality_page: Evidently's own page on the quality, where enough predictions have feedback.
+    """
+
+    comparison: Comparison | None
+    reference_rows: pd.DataFrame
+    like: str | None = None
+    without_largest: tuple[str, ...] | None = None
+    quality: Quality | None = None
+    expected: ExpectedAccuracy | None = None
+    days: tuple[DayQuality, ...] = ()
+    quality_page: Snapshot | None = None
+
+    @property
+    def pages(self) -> dict[str, Snapshot]:
+        """Evidently's pages that there are, by the file's name."""
+        pages = {
+            "evidently.html": self.comparison.snapshot if self.comparison else None,
+            "quality.html": self.quality_page,
+        }
+        return {name: found for name, found in pages.items() if found}
+
+
+def _examine(window: Window, reference: Reference, policy: Policy, log_dir: Path, now: datetime) -> _Evidence:
+    """Compare the window with the reference, and say how right the model is, as far as the policy asks."""
+    evidence = _Evidence(None, reference.rows)
+    enough = window.repeats.images >= policy.window.minimum_predictions
+    if enough:
+        comparison, rows, like = _compare(window.rows, reference, policy)
+        others = _without_largest(window, comparison, reference, policy)
+        evidence = _Evidence(comparison, rows, like, others)
+    if policy.quality:
+        quality, snapshot = measure(window.labelled, reference.rows, policy)
+        days = by_day(log_dir, policy.quality, now)
+        evidence = replace(evidence, quality=quality, quality_page=snapshot, days=days)
+        if enough:
+            drop, seed = policy.quality.max_expected_drop, policy.window.seed
+            expected = estimate(reference.rows, window.rows, drop, seed)
+            evidence = replace(evidence, expected=expected)
+    return evidence
 
 
 def _compare(
@@ -165,13 +202,20 @@ def _compare(
     return whole, reference.rows, None
 
 
-def _decide(
-    window: Window,
-    comparison: Comparison | None,
-    like: str | None,
-    quality: Quality | None,
-    policy: Policy,
-) -> tuple[Outcome, tuple[str, ...]]:
+def _without_largest(
+    window: Window, comparison: Comparison, reference: Reference, policy: Policy
+) -> tuple[str, ...] | None:
+    """What drifted without the client that sent most; none where it is not noticed, or the others are few."""
+    if not comparison.drifted or "client" not in window.repeats.noticed:
+        return None
+    others = window.rows[~window.rows["from_largest"]]
+    if len(others) < policy.window.minimum_predictions:
+        return None
+    return compare(others, reference.rows, reference.embedding, policy).drifted
+
+
+def _decide(window: Window, evidence: _Evidence, policy: Policy) -> tuple[Outcome, tuple[str, ...]]:
+    comparison, quality = evidence.comparison, evidence.quality
     reasons = []
     if quality and quality.drifted:
         reasons.append(
@@ -197,7 +241,7 @@ def _decide(
             f"{different}{window.usable} predictions of version {window.model_version} in the last "
             f"{policy.window.hours:g} hours; the policy asks for {policy.window.minimum_predictions}",
         )
-    against = f", held against the faces of source {like} alone" if like else ""
+    against = f", held against the faces of source {evidence.like} alone" if evidence.like else ""
     return "healthy", (f"nothing watched has moved beyond its threshold{against}",)
 
 
@@ -225,10 +269,19 @@ def _summary(window: Window, compared: int) -> WindowSummary:
     )
 
 
-def link(verdict: Verdict) -> str:
-    """Where people read a verdict's report: at the service when `FEROPS_SERVICE_URL` says where that is."""
-    service, folder = Environment().service_url, Path(verdict.report)
-    return address(service, folder.name) if service else str(folder / INDEX)
+def _write(
+    verdict: Verdict, window: Window, evidence: _Evidence, policy: Policy, folder: Path, monitoring_dir: Path
+) -> None:
+    """The report's folder, whole or not at all."""
+    with files.new_folder(folder) as beside:
+        for name, snapshot in evidence.pages.items():
+            snapshot.save_html(str(beside / name))
+        earlier = history.read(monitoring_dir).verdicts
+        html = page.render(
+            verdict, window.rows, evidence.reference_rows, list(evidence.pages), policy, earlier
+        )
+        files.write_text(beside / INDEX, html)
+        files.write_json(beside / VERDICT_FILE, verdict.model_dump(mode="json"))
 
 
 def _log(verdict: Verdict, champion: Champion | Release, folder: Path) -> None:
@@ -251,10 +304,10 @@ def _log(verdict: Verdict, champion: Champion | Release, folder: Path) -> None:
             metrics["accuracy"] = verdict.quality.accuracy
     reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
     mlflow.set_tag("synthetic", str(verdict.synthetic).lower())
-    mlflow.set_tag(NOTE_TAG, f"**{verdict.verdict}**, {link(verdict)}\n\n{reasons}")
+    mlflow.set_tag(NOTE_TAG, f"**{verdict.verdict}**, {verdict.page}\n\n{reasons}")
     mlflow.log_metrics(metrics)
     # Evidently's pages are 4 MB each and stay in the report's folder.
-    for name in (INDEX, "verdict.json"):
+    for name in (INDEX, VERDICT_FILE):
         mlflow.log_artifact(str(folder / name))
     if isinstance(champion, Champion):  # a release is in no registry
         _tag_version(verdict, champion)
@@ -265,7 +318,7 @@ def _tag_version(verdict: Verdict, champion: Champion) -> None:
     client = versions.connect()
     version = versions.find(client, champion.package_sha256, champion.version)
     if version is not None:  # MLflow's store may be another one than that of the promotion
-        said = {VERDICT_TAG: f"{verdict.verdict}, {verdict.time}", REPORT_TAG: link(verdict)}
+        said = {VERDICT_TAG: f"{verdict.verdict}, {verdict.time}", REPORT_TAG: verdict.page}
         for name, value in said.items():
             client.set_model_version_tag(version.name, version.version, name, value)
 

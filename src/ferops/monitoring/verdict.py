@@ -217,6 +217,8 @@ class Verdict(Record):
         like: the source whose faces the window is like, where it is unlike all sources together.
         reference_sha256, policy_sha256: what it was compared with, and by which rules.
         report: the folder with index.html, verdict.json and Evidently's own pages.
+        page: where people read that index.html: at the service, when `FEROPS_SERVICE_URL` says where that is,
+            else the file; empty in verdicts before it was noted.
     """
 
     verdict: Outcome
@@ -239,6 +241,7 @@ class Verdict(Record):
     expected: ExpectedAccuracy | None = None
     days: tuple[DayQuality, ...] = ()
     like: str | None = None
+    page: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
