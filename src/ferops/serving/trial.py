@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import httpx
 import numpy as np
@@ -77,6 +78,8 @@ def running_service(
 ) -> Iterator[str]:
     """A `bentoml serve` process in a folder, ready to answer; gives its address and stops it at the end.
 
+    It ends with this process too, however that ends.
+
     Args:
         folder: where it runs and writes `serve.log`.
         environment: variables beside the caller's own.
@@ -90,15 +93,7 @@ def running_service(
     log = folder / "serve.log"
     command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # its workers are stopped with it, by the group
-        )
+        process = start(command, folder, {"BENTOML_DO_NOT_TRACK": "True", **environment}, output)
     try:
         _wait_until_ready(process, url, log)
         try:
@@ -107,6 +102,33 @@ def running_service(
             raise TrialError(f"the service did not answer: {error!r}\n{_tail(log)}") from error
     finally:
         _stop(process)
+
+
+def start(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a process in a group of its own, which ends with this process, however that ends.
+
+    Nobody cleans up after SIGKILL. So a second process of the group reads a pipe whose other end is held here
+    alone: when it is closed, which the kernel does in any case, the group is stopped.
+
+    Args:
+        command: what to run.
+        folder: where.
+        environment: variables beside this process's own.
+        output: takes what it prints.
+    """
+    last_will = f"trap '' TERM; cat; kill -TERM 0; sleep {STOP_TIMEOUT_S:g}; kill -KILL 0"
+    together = 'exec 3<&0 </dev/null; sh -c "$0" <&3 & exec "$@" 3<&-'
+    return subprocess.Popen(
+        ["sh", "-c", together, last_will, *command],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def _free_port() -> int:
@@ -141,3 +163,5 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     # A worker may outlive the first process by a moment; the group is ours alone.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    if process.stdin:
+        process.stdin.close()
