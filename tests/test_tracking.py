@@ -2,6 +2,8 @@
 
 import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ from ferops import tracking
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Callable[[Path], str]) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_mlflow(tmp_path))
 
 
 def test_a_run_is_continued_by_its_id() -> None:
@@ -62,11 +64,30 @@ def test_what_fails_later_does_not_change_the_outcome_of_a_finished_run() -> Non
 
 
 def test_an_unfinished_run_that_is_resumed_ends_with_its_work() -> None:
-    with pytest.raises(KeyboardInterrupt), tracking.run("training") as run_id:
+    with pytest.raises(KeyboardInterrupt), tracking.run("training", attempt="a") as run_id:
         raise KeyboardInterrupt
-    with tracking.run("training", run_id=run_id, resume=True):
+    with tracking.run("another", attempt="b") as other:
+        assert other != run_id
+    with tracking.run("training", attempt="a") as resumed:
+        assert resumed == run_id
         assert tracking.connect().get_run(run_id).info.status == "RUNNING"
     assert tracking.connect().get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_process_killed_as_soon_as_its_run_exists_leaves_no_second_run_and_none_running() -> None:
+    dies = (
+        "import os, signal, mlflow; from ferops import tracking\n"
+        "mlflow.set_tags = lambda tags: os.kill(os.getpid(), signal.SIGKILL)  # the first that follows\n"
+        "with tracking.run('training', attempt='a'): pass"
+    )
+    assert subprocess.run([sys.executable, "-c", dies]).returncode == -signal.SIGKILL
+    (left,) = tracking.connect().search_runs(search_all_experiments=True, output_format="list")
+    assert left.info.status == "RUNNING"
+    tracking.close_abandoned("a")
+    assert tracking.connect().get_run(left.info.run_id).info.status == "KILLED"
+    with tracking.run("training", attempt="a") as run_id:
+        assert run_id == left.info.run_id
+    tracking.close_abandoned("never begun")
 
 
 def test_sigterm_raises_where_the_work_is() -> None:
@@ -78,6 +99,7 @@ def test_sigterm_raises_where_the_work_is() -> None:
 
 def test_the_local_store_is_used_when_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "mlflow.db").unlink()
     with tracking.run("here") as run_id:
         (tmp_path / "note.txt").write_text("x")
         tracking.connect().log_artifact("note.txt")

@@ -21,6 +21,9 @@ EXPERIMENT = "ferops"
 MONITORING_EXPERIMENT = "ferops-monitoring"
 REGISTERED_MODEL = "fer-classifier"
 
+#: Tag that holds the identity of what a run does; see `run`.
+ATTEMPT = "ferops.attempt"
+
 LOCAL_STORE = Path("mlflow.db")
 LOCAL_ARTIFACTS = Path("mlartifacts")
 
@@ -80,7 +83,7 @@ def run(
     run_id: str | None = None,
     experiment: str = EXPERIMENT,
     tags: Mapping[str, str] | None = None,
-    resume: bool = False,
+    attempt: str | None = None,
 ) -> Iterator[str]:
     """Open a run and give its id; it ends FINISHED, FAILED on an error, KILLED on Ctrl-C or SIGTERM.
 
@@ -89,7 +92,8 @@ def run(
         run_id: an earlier run to add to. Its own outcome stands, whatever becomes of the addition.
         experiment: where a new run goes.
         tags: set on the run.
-        resume: whether `run_id` is unfinished work that goes on here, and ends with this block.
+        attempt: identity of work that may have been killed before: its run goes on here, and ends with this
+            block. A new run has it from its creation on, so that no kill can part the two.
 
     A `run_id` that the store no longer has (a run or database that was deleted, another server) becomes a
     new run with the tag `ferops.continues`, so that cached pipeline results never point to nothing.
@@ -100,6 +104,10 @@ def run(
     extra = dict(tags or {})
     origin = lineage()
     outcome: str | None = None
+    begun = _begun(mlflow, attempt) if attempt else None
+    if attempt:
+        run_id = begun
+        extra[ATTEMPT] = attempt
     if run_id is not None:
         outcome = _status(mlflow, run_id)
         if outcome is None:
@@ -108,12 +116,12 @@ def run(
     if run_id is not None:
         active = mlflow.start_run(run_id=run_id)
         origin = {}  # a continued run keeps the commit and the parameters that began it
-        if not resume:
+        if begun is None:
             client.set_terminated(run_id, outcome)  # at once: should this process be killed, it stands
     else:
         outcome = None
-        active = mlflow.start_run(experiment_id=experiment_id, run_name=name)
-    ends = outcome if run_id is not None and not resume else None
+        active = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags={**origin, **extra})
+    ends = outcome if run_id is not None and begun is None else None
     try:
         mlflow.set_tags({**origin, **extra})
         yield str(active.info.run_id)
@@ -125,11 +133,23 @@ def run(
     mlflow.end_run(ends or "FINISHED")
 
 
-def close_abandoned(run_id: str) -> None:
-    """Mark a run as KILLED whose process is gone but which the store still shows as RUNNING."""
+def close_abandoned(attempt: str) -> None:
+    """Mark the run of an attempt as KILLED whose process is gone but which the store shows as RUNNING."""
     mlflow = connect()
-    if _status(mlflow, run_id) == "RUNNING":
+    run_id = _begun(mlflow, attempt)
+    if run_id and _status(mlflow, run_id) == "RUNNING":
         mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+
+
+def _begun(mlflow: Any, attempt: str) -> str | None:
+    """The run of an attempt, wherever it is in the store; none where it was never made or was deleted."""
+    found = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.`{ATTEMPT}` = '{attempt}'",
+        max_results=1,
+        output_format="list",
+    )
+    return str(found[0].info.run_id) if found else None
 
 
 def _status(mlflow: Any, run_id: str) -> str | None:

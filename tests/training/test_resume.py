@@ -23,7 +23,8 @@ from ferops.training.callbacks import Best
 from ferops.training.checkpoint import Checkpoint, CheckpointError, State, tidy
 from ferops.training.train import train
 
-#: Everything with a state: dropout, moments, schedule, averaged weights, patience, draws.
+#: Everything with a state: dropout, moments, schedule, averaged weights, batch norms, patience, draws. Few
+#: layers train: what takes the time is making their graph.
 RECIPE = {
     "description": "seconds",
     "image_size": 80,
@@ -38,7 +39,7 @@ RECIPE = {
         "learning_rate": 2e-3,
         "optimizer": "adamw",
         "schedule": "cosine",
-        "unfreeze_layers": "all",
+        "unfreeze_layers": 6,
         "train_batch_norm": True,
     },
 }
@@ -100,8 +101,11 @@ def statuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(
+    tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Callable[[Path], str]
+) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
+    empty_mlflow(folder)
     finish(start(folder, tiny_dataset))
     return folder
 
@@ -124,38 +128,45 @@ def assert_same(folder: Path, other: Path, dataset: Dataset) -> None:
     np.testing.assert_allclose(*answers, atol=1e-3)
 
 
-def test_the_same_seed_gives_the_same_result(unbroken: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
-    finish(start(tmp_path, tiny_dataset))
-    assert_same(tmp_path, unbroken, tiny_dataset)
+@pytest.fixture
+def folder(tmp_path: Path, empty_mlflow: Callable[[Path], str]) -> Path:
+    """For a training of its own."""
+    empty_mlflow(tmp_path)
+    return tmp_path
+
+
+def test_the_same_seed_gives_the_same_result(unbroken: Path, tiny_dataset: Dataset, folder: Path) -> None:
+    finish(start(folder, tiny_dataset))
+    assert_same(folder, unbroken, tiny_dataset)
 
 
 def test_a_training_killed_twice_ends_like_an_unbroken_one_in_one_run(
-    unbroken: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Path, tiny_dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stop, after in (
         (signal.SIGKILL, "frozen epoch 1/2  loss"),
-        (signal.SIGTERM, "fine_tune epoch 2/3  loss"),
+        (signal.SIGTERM, "fine_tune epoch 1/3  loss"),
     ):
-        process = start(tmp_path, tiny_dataset)
+        process = start(folder, tiny_dataset)
         wait_for(process, after)
         process.send_signal(stop)  # within the next epoch
         process.communicate(timeout=60)
         assert process.returncode != 0
-        assert not (tmp_path / "model").exists()
+        assert not (folder / "model").exists()
         # A kill leaves nobody to say so; an orderly end is said at once.
-        assert statuses(tmp_path, monkeypatch) == ["RUNNING" if stop == signal.SIGKILL else "KILLED"]
+        assert statuses(folder, monkeypatch) == ["RUNNING" if stop == signal.SIGKILL else "KILLED"]
 
-    said = finish(start(tmp_path, tiny_dataset))
+    said = finish(start(folder, tiny_dataset))
     assert "frozen" not in said  # what was done was not done again
-    assert_same(tmp_path, unbroken, tiny_dataset)
-    assert statuses(tmp_path, monkeypatch) == ["FINISHED"]
+    assert_same(folder, unbroken, tiny_dataset)
+    assert statuses(folder, monkeypatch) == ["FINISHED"]
     run = tracking.connect().search_runs(search_all_experiments=True).iloc[0]
     history = tracking.connect().MlflowClient().get_metric_history(run["run_id"], "train_loss")
     by_step = {metric.step: metric.value for metric in history}  # told again after a kill: the same
     assert len({(metric.step, metric.value) for metric in history}) == len(by_step)
     assert sorted(by_step) == [1, 2, 3, 4, 5]
-    assert json.loads((tmp_path / "model" / "card.json").read_text())["mlflow_run_id"] == run["run_id"]
-    assert not list((tmp_path / "checkpoints").rglob("state.npz"))  # nothing is left to go on with
+    assert json.loads((folder / "model" / "card.json").read_text())["mlflow_run_id"] == run["run_id"]
+    assert not list((folder / "checkpoints").rglob("state.npz"))  # nothing is left to go on with
 
 
 @pytest.mark.parametrize("name", ["state.npz", "run.json"])
@@ -165,7 +176,7 @@ def test_a_damaged_checkpoint_is_named_and_training_starts_anew(
     with Checkpoint.claim(tmp_path, "a" * 64) as one:
         best = Best((0.5, -1.0), [np.zeros(9000)], 1, 80)
         one.save(State(0, 1, False, [], best, [], [], {}))
-        one.belongs_to("run-1", {})
+        one.begin({})
         assert one.load() is not None
         whole = (one.folder / name).read_bytes()
         for damaged in (b"", whole[: len(whole) // 2], whole.replace(bytes(64), b"\x01" * 64)):
@@ -178,18 +189,18 @@ def test_a_damaged_checkpoint_is_named_and_training_starts_anew(
 
 
 def test_a_full_disk_stops_training_with_advice(
-    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def small_files() -> None:  # no file above 4 MB: the checkpoint is larger, MLflow's database is not
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
 
-    process = start(tmp_path, tiny_dataset, small_files)
+    process = start(folder, tiny_dataset, small_files)
     _, err = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "make room, then train again" in err
-    assert not list((tmp_path / "checkpoints").rglob("*.tmp-*"))
-    assert statuses(tmp_path, monkeypatch) == ["FAILED"]
+    assert not list((folder / "checkpoints").rglob("*.tmp-*"))
+    assert statuses(folder, monkeypatch) == ["FAILED"]
 
 
 def test_two_trainings_of_the_same_do_not_overwrite_each_other(
@@ -198,7 +209,7 @@ def test_two_trainings_of_the_same_do_not_overwrite_each_other(
     monkeypatch.setattr(checkpoint, "PATIENCE_SECONDS", 0.1)
     closed: list[str] = []
     with Checkpoint.claim(tmp_path, "a" * 64) as first:
-        first.belongs_to("run-1", {"git_commit": "c0ffee"})
+        begun = first.begin({"git_commit": "c0ffee"})
         with pytest.raises(CheckpointError, match="another process"), Checkpoint.claim(tmp_path, "a" * 64):
             pass
         with Checkpoint.claim(tmp_path, "b" * 64) as other:
@@ -206,9 +217,10 @@ def test_two_trainings_of_the_same_do_not_overwrite_each_other(
             tidy(tmp_path, closed.append)
         assert closed == []
     tidy(tmp_path, closed.append)
-    assert closed == ["run-1"]
+    assert closed == [begun["attempt"]]
     with Checkpoint.claim(tmp_path, "a" * 64) as again:  # which can still be resumed
-        assert again.origin == {"mlflow_run_id": "run-1", "git_commit": "c0ffee"}
+        assert again.begin({"git_commit": "a later one"}) == begun
+        assert begun["git_commit"] == "c0ffee"
 
 
 def test_unfinished_trainings_do_not_fill_the_disk(
@@ -217,7 +229,7 @@ def test_unfinished_trainings_do_not_fill_the_disk(
     monkeypatch.setattr(checkpoint, "KEPT", 2)
     for age, name in enumerate("abc"):
         with Checkpoint.claim(tmp_path, name * 64) as one:
-            one.belongs_to(f"run-{name}", {})
+            one.begin({})
             (one.folder / ".state.npz.tmp-torn").write_bytes(b"by a kill")
             os.utime(one.folder / "run.json", (age, age))
     tidy(tmp_path, lambda run_id: None)
@@ -228,15 +240,15 @@ def test_unfinished_trainings_do_not_fill_the_disk(
 
 
 def test_a_killed_training_that_nobody_resumes_is_not_left_running(
-    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.chdir(folder)
     mlflow = tracking.connect()
     client = mlflow.MlflowClient()
-    left = client.create_run(client.create_experiment("left")).info.run_id
-    with Checkpoint.claim(tmp_path / "checkpoints", "a" * 64) as killed:
-        killed.belongs_to(left, {})
+    with Checkpoint.claim(folder / "checkpoints", "a" * 64) as killed:
+        attempt = killed.begin({})["attempt"]
+    left = client.create_run(client.create_experiment("left"), tags={tracking.ATTEMPT: attempt}).info.run_id
     short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
     recipe = {**RECIPE, **short}
     settings = Settings.model_validate({"train": {"recipe": "tiny"}, "recipes": {"tiny": recipe}})
@@ -259,4 +271,4 @@ def test_a_killed_training_that_nobody_resumes_is_not_left_running(
     run = client.get_run(card.mlflow_run_id)
     assert run.info.status == "FINISHED"
     assert len(client.search_runs([run.info.experiment_id])) == 1
-    assert run.data.metrics["validation_accuracy"] == float(curves(tmp_path)[0]["validation_accuracy"])
+    assert run.data.metrics["validation_accuracy"] == float(curves(folder)[0]["validation_accuracy"])

@@ -13,6 +13,7 @@ import io
 import json
 import shutil
 import sys
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,7 +118,7 @@ class Checkpoint:
 
     @property
     def origin(self) -> dict[str, str] | None:
-        """What `belongs_to` noted; none before the training has an MLflow run, or where it is damaged."""
+        """What `begin` noted; none before the training began, or where it is damaged."""
         path = self.folder / RUN
         try:
             return files.read_json(path) if path.exists() else None
@@ -125,9 +126,17 @@ class Checkpoint:
             print(f"{error}: the training gets a new MLflow run", file=sys.stderr)
             return None
 
-    def belongs_to(self, run_id: str, lineage: Mapping[str, str]) -> None:
-        """Note the MLflow run and the lineage that the training began with; a resumed one keeps both."""
-        files.write_json(self.folder / RUN, {"mlflow_run_id": run_id, **lineage})
+    def begin(self, lineage: Mapping[str, str]) -> dict[str, str]:
+        """Note the lineage that the training begins with, and under `attempt` an identity for its MLflow run.
+
+        Returns:
+            What was noted: of a training that is resumed, when it began.
+        """
+        origin = self.origin
+        if origin is None or "attempt" not in origin:
+            origin = {"attempt": uuid.uuid4().hex, **lineage}
+            files.write_json(self.folder / RUN, origin)
+        return origin
 
     def save(self, state: State) -> None:
         """Replace the checkpoint; the old one stays until the new one is whole on disk.
@@ -205,7 +214,7 @@ def tidy(root: Path, close: Callable[[str], None]) -> None:
 
     Args:
         root: folder of all checkpoints.
-        close: called with the MLflow run of each, while it cannot be resumed by others.
+        close: called with the `attempt` of each, while it cannot be resumed by others.
     """
     left: list[Path] = []
     for folder in sorted(path.parent for path in root.glob(f"*/{RUN}")):
@@ -215,8 +224,8 @@ def tidy(root: Path, close: Callable[[str], None]) -> None:
         except Timeout:
             continue
         try:
-            if origin := Checkpoint(folder).origin:
-                close(origin["mlflow_run_id"])
+            if (origin := Checkpoint(folder).origin) and "attempt" in origin:
+                close(origin["attempt"])
             left.append(folder)
         finally:
             lock.release()

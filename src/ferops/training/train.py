@@ -103,11 +103,9 @@ def train(
     tags = {"candidate": "patt_lite", "dataset": dataset.summary.source, **(tags or {})}
     with Checkpoint.claim(checkpoints, _identity(settings, dataset, device)) as checkpoint:
         tidy(checkpoints, tracking.close_abandoned)
-        begun = checkpoint.origin or {}
-        mine = begun.get("mlflow_run_id")
+        begun = checkpoint.begin(lineage)
         lineage = {key: begun.get(key, value) for key, value in lineage.items()}
-        with tracking.run(name, run_id=mine, tags=tags, resume=True) as run_id:
-            checkpoint.belongs_to(run_id, lineage)
+        with tracking.run(name, tags=tags, attempt=begun["attempt"]) as run_id:
             _log_parameters(run_id, parameters(settings, device, dataset))
             data, validation = decode(dataset, "train"), decode(dataset, "validation")
             attention, seed = settings.train.attention, settings.train.seed
