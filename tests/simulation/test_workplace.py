@@ -110,3 +110,8 @@ def test_a_folder_that_holds_something_is_refused(checkout, tmp_path):
     with pytest.raises(WorkplaceError, match="not empty"):
         Workplace.copy_of(checkout, tmp_path, day_s=180)
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_elsewhere_than_in_the_projects_root_it_says_where_to_go(tmp_path):
+    with pytest.raises(WorkplaceError, match="run this in the repository's root"):
+        Workplace.copy_of(tmp_path, tmp_path / "place", day_s=180)

@@ -237,8 +237,9 @@ def _decide(window: Window, evidence: _Evidence, policy: Policy) -> tuple[Outcom
         return "drift", tuple(reasons)
     if comparison is None:
         different = f"{window.repeats.images} different images in " if window.repeats.repeated else ""
+        predictions = "1 prediction" if window.usable == 1 else f"{window.usable} predictions"
         return "too_few", (
-            f"{different}{window.usable} predictions of version {window.model_version} in the last "
+            f"{different}{predictions} of version {window.model_version} in the last "
             f"{policy.window.hours:g} hours; the policy asks for {policy.window.minimum_predictions}",
         )
     against = f", held against the faces of source {evidence.like} alone" if evidence.like else ""

@@ -72,9 +72,9 @@ class Workplace:
         Raises:
             WorkplaceError: if the checkout is no repository of this project, or the folder holds something.
         """
-        require_dvc(checkout)
         if not (checkout / "dvc.yaml").exists():
             raise WorkplaceError(f"{checkout} has no dvc.yaml: run this in the repository's root")
+        require_dvc(checkout)
         if root.exists() and any(root.iterdir()):
             raise WorkplaceError(f"{root} is not empty: a simulation needs a folder of its own")
         place = cls(root.resolve(), root.resolve() / "project", day_s)
