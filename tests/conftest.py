@@ -1,6 +1,10 @@
 """Fixtures that every room shares."""
 
+import contextlib
 import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,33 @@ from ferops.settings import DataSettings, SyntheticSettings
 # Started in the background, a shell hands down an ignored SIGINT, and every server that a test interrupts
 # would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes begin first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """A function that puts an MLflow store without a run into a folder, as `mlflow.db`; its address.
+
+    MLflow takes seconds to make its tables, so they are made once, and copied.
+    """
+    import mlflow
+
+    made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+
+    def copy(folder: Path) -> str:
+        with (
+            contextlib.closing(sqlite3.connect(made)) as source,
+            contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as target,
+        ):
+            source.backup(target)
+        return f"sqlite:///{folder}/mlflow.db"
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from tiny_pipeline import ORDER, write_tiny_pipeline
 from tiny_verdict import verdict
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 
 
 class Patient(httpx.HTTPTransport):

@@ -164,9 +164,11 @@ def test_old_reports_are_forgotten_and_nothing_else(workplace):
     assert str(Path(verdict.report).name) in (keep.parent / "index.html").read_text()
 
 
-def test_the_verdict_becomes_an_mlflow_run_and_a_tag_of_the_model_version(workplace, monkeypatch):
+def test_the_verdict_becomes_an_mlflow_run_and_a_tag_of_the_model_version(
+    workplace, monkeypatch, empty_mlflow
+):
     monkeypatch.chdir(workplace.folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace.folder}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_mlflow(workplace.folder))
     monkeypatch.setenv("FEROPS_SERVICE_URL", "https://fer.example.org/")
     client = versions.connect()
     for digest in ("f" * 64, "e" * 64, CHAMPION.package_sha256):
@@ -181,6 +183,7 @@ def test_the_verdict_becomes_an_mlflow_run_and_a_tag_of_the_model_version(workpl
     experiment = tracking.connect().get_experiment(run.info.experiment_id)
     assert experiment.name == tracking.MONITORING_EXPERIMENT
     report = f"https://fer.example.org/monitoring/{Path(verdict.report).name}/index.html"
+    assert verdict.page == report
     assert run.data.tags["mlflow.note.content"].startswith(f"**healthy**, {report}")
     judged, other = (versions.get(client, number).tags for number in ("3", "2"))
     assert judged["ferops.last_verdict"] == f"healthy, {verdict.time}"

@@ -38,12 +38,12 @@ def log_prediction(name, version):
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory, tiny_dataset):
+def line(tmp_path_factory, tiny_dataset, empty_mlflow):
     """A repository with a committed recipe, a validated dataset, a run, its package, and a prediction `a`."""
     folder = tmp_path_factory.mktemp("line")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        patched.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patched.setenv("MLFLOW_TRACKING_URI", empty_mlflow(folder))
         git("init", "-q")
         shutil.copytree(tiny_dataset.folder, "data/dataset")
         digest = tiny_dataset.summary.sha256

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One MLflow store for the module: creating one takes seconds."""
+def tracking_store(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Callable[[Path], str]) -> Any:
+    """One MLflow store for the module."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("tracking"))
+        folder = tmp_path_factory.mktemp("tracking")
+        empty_mlflow(folder)
+        patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield
 

@@ -23,6 +23,8 @@ from ferops.training.callbacks import Best
 from ferops.training.checkpoint import Checkpoint, CheckpointError, State, tidy
 from ferops.training.train import train
 
+pytestmark = pytest.mark.long
+
 #: Everything with a state: dropout, moments, schedule, averaged weights, batch norms, patience, draws. Few
 #: layers train: what takes the time is making their graph.
 RECIPE = {

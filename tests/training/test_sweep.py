@@ -1,6 +1,7 @@
 """Sweeps are checked before any work, train each variant once, and say what helped."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,12 @@ def test_unknown_groups_recipes_and_files_are_named(tmp_path: Path) -> None:
 
 
 def test_each_training_is_one_tracked_run_and_is_not_repeated(
-    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    empty_mlflow: Callable[[Path], str],
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_mlflow(tmp_path))
     monkeypatch.chdir(tmp_path)
     settings = Settings.model_validate({"train": {"recipe": "tiny"}, "recipes": {"tiny": TINY}})
     run = Run("tiny", "one", False, "feature", 3, TINY)
