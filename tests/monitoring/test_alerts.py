@@ -66,6 +66,13 @@ def test_drift_that_lasts_is_told_once_and_so_is_its_end(monitor):
     assert last.title == "Over: drift, fer-classifier v3-0a1b2c3d"
 
 
+def test_a_title_stays_short_whatever_has_moved(monitor):
+    monitor.sees("drift", "brightness", "contrast", "noise", "entropy", "symmetry", times=2)
+    (alert,) = monitor.alerts
+    assert alert.title == "Drift (brightness, contrast, noise and 2 more), fer-classifier v3-0a1b2c3d"
+    assert "symmetry moved" in alert.body and alert.parts[-1] == "symmetry"
+
+
 def test_a_single_window_is_not_told_and_a_single_quiet_one_is_no_end(monitor):
     monitor.sees("drift", "brightness")
     monitor.sees("healthy")

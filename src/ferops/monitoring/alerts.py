@@ -27,6 +27,10 @@ HEADLINES: dict[Kind, str] = {
 }
 
 
+#: Parts that a title names, most important first; the text below it has all.
+NAMED = 3
+
+
 class Alert(Record):
     """What people and machines are told; its JSON form is `payload`.
 
@@ -72,7 +76,10 @@ class Alert(Record):
         if self.status == "recovered":
             return f"Over: {headline.lower()}, {model}"
         test = "Test alert: " if self.status == "test" else ""
-        named = f" ({', '.join(self.parts)})" if self.kind == "drift" else ""
+        parts = ", ".join(self.parts[:NAMED])
+        if len(self.parts) > NAMED:
+            parts += f" and {len(self.parts) - NAMED} more"
+        named = f" ({parts})" if self.kind == "drift" else ""
         return f"{test}{headline}{named}, {model}"
 
     @property
