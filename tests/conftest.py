@@ -1,6 +1,7 @@
 """Fixtures that every room shares."""
 
 import contextlib
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from ferops.data.ingest import ingest
 from ferops.data.store import Dataset
 from ferops.settings import DataSettings, SyntheticSettings
+from repositories import make_repository
 
 # Started in the background, a shell hands down an ignored SIGINT, and every server that a test interrupts
 # would ignore it too.
@@ -42,6 +44,18 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], s
         return f"sqlite:///{folder}/mlflow.db"
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def first_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git and DVC repository with this project's parameters, made once; `repository` is a copy."""
+    return make_repository(tmp_path_factory.mktemp("repository") / "repository")
+
+
+@pytest.fixture
+def repository(first_repository: Path, tmp_path: Path) -> Path:
+    """A git and DVC repository of the test's own, with this project's parameters."""
+    return Path(shutil.copytree(first_repository, tmp_path / "repository"))
 
 
 @pytest.fixture(scope="session")

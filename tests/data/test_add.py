@@ -9,12 +9,7 @@ from sources.trees import csv_row, csv_rows, tree, write_csv, write_folder, writ
 from ferops.data.add import AddError, add_dataset
 from ferops.data.sources import SourceError
 from ferops.settings import load_settings
-from repositories import PARAMS, commit, dvc, make_repository, run
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    return make_repository(tmp_path / "repository")
+from repositories import PARAMS, commit, dvc, run
 
 
 def test_an_older_commit_brings_the_older_dataset_back(repository: Path, tmp_path: Path) -> None:

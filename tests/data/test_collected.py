@@ -24,13 +24,7 @@ from ferops.data.store import Dataset, Summary
 from ferops.emotions import EMOTIONS
 from ferops.files import sha256
 from ferops.settings import CollectedSettings, DataSettings, load_settings
-from repositories import commit, dvc, make_repository, run
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    return make_repository(tmp_path / "repository")
-
+from repositories import commit, dvc, run
 
 SHARES = CollectedSettings(sha256="0" * 64, validation=0.1, test=0.2)
 

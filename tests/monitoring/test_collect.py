@@ -15,7 +15,6 @@ from ferops.monitoring.forgetting import forget
 from ferops.monitoring.policy import LogPolicy
 from ferops.serving.prediction_log import PredictionLog, timestamp
 from ferops.serving.predictor import Predictor
-from repositories import make_repository
 from serving_client import encoded
 from tiny_package import write_tiny_package
 
@@ -25,8 +24,8 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 class Workplace:
     """A service that keeps faces, people who answer, and the repository where the dataset is."""
 
-    def __init__(self, folder: Path) -> None:
-        self.root = make_repository(folder / "repository")
+    def __init__(self, folder: Path, repository: Path) -> None:
+        self.root = repository
         self.log = PredictionLog(folder / "log")
         classifier = OnnxClassifier(write_tiny_package(folder / "package"))
         self.predictor = Predictor(classifier, "v1", self.log, 10**6, keep_images=True)
@@ -51,8 +50,8 @@ class Workplace:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Workplace:
-    return Workplace(tmp_path)
+def work(tmp_path: Path, repository: Path) -> Workplace:
+    return Workplace(tmp_path, repository)
 
 
 def test_a_face_that_somebody_named_is_collected_as_the_model_saw_it(work: Workplace) -> None:
