@@ -14,7 +14,7 @@ from ferops import files
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 class Project:
@@ -41,7 +41,7 @@ class Project:
         params["recipes"]["synthetic"] |= {
             "backbone": "release/model.keras",
             "batch_size": 16,
-            "frozen": {"epochs": 8, "learning_rate": 0.003},
+            "frozen": {"epochs": 5, "learning_rate": 0.003},
             "fine_tune": {"epochs": 0, "learning_rate": 0.001},
         }
         params["evaluation"] |= {"invariance_images": 28, "bootstrap_samples": 100, "views": []}
@@ -49,7 +49,8 @@ class Project:
         params["gate"] |= {"minimum": 0.0, "min_recall": 0.0, "max_calibration_error": 1.0}
         params["gate"] |= {"min_improvement": -0.2, "max_loss_by_source": 0.2}
         policy = yaml.safe_load((root / "monitoring/policy.yaml").read_text())
-        policy["quality"]["max_accuracy_drop"] = 0.3  # a hundred drifted faces teach no more
+        policy["quality"]["max_accuracy_drop"] = 0.3  # some hundred drifted faces teach no more
+        policy["embedding"] |= {"sample": 150, "permutations": 1999}  # a verdict every few seconds
         (root / "monitoring/policy.yaml").write_text(yaml.safe_dump(policy))
         self.write_params(params)
         self.run("git", "init", "-q")
@@ -150,7 +151,7 @@ def test_status_says_who_is_champion_and_what_to_do_next(project: Project) -> No
 
 def test_drift_is_seen_learnt_and_left_behind_while_the_service_answers(project: Project) -> None:
     before = project.state()
-    short = ("--requests", "200", "--day", "20", "--every", "8", "--labels", "150")
+    short = ("--requests", "200", "--day", "20", "--every", "8", "--feedback", "0.9", "--labels", "200")
     said = project.run("ferops", "simulate", *short, "--out", str(project.root.parent / "simulation"))
     assert project.state() == before
     found = files.read_json(project.root.parent / "simulation/simulation.json")
@@ -158,7 +159,7 @@ def test_drift_is_seen_learnt_and_left_behind_while_the_service_answers(project:
     assert found["failed"] == 0
     assert found["requests"] > found["before"]["answers"] + found["during"]["answers"]
     assert found["during"]["accuracy"] < found["before"]["accuracy"] - 0.15
-    assert found["after"]["accuracy"] > found["during"]["accuracy"] + 0.05
+    assert found["after"]["accuracy"] > found["during"]["accuracy"] + 0.15
     assert found["version_before"] != found["version_after"] == found["after"]["model_version"]
     assert found["dataset_after"] != found["dataset_before"]
     assert 2 <= found["windows_to_detection"] <= 6
@@ -177,10 +178,12 @@ def test_an_older_commit_brings_the_older_dataset_and_its_results_back(project: 
     }
     params = project.params()
     params["data"]["synthetic"]["noise"] = 0.6
+    params["recipes"]["synthetic"]["frozen"]["epochs"] = 1  # whatever it learns, the result is another
     project.write_params(params)
     project.dvc("repro", "evaluate_patt_lite")
     project.commit("noisier faces")
-    assert (project.root / "data/dataset/summary.json").read_text() != before["data/dataset/summary.json"]
+    for name in ("data/dataset/summary.json", "evaluations/patt_lite/result.json"):
+        assert (project.root / name).read_text() != before[name], name
 
     project.run("git", "checkout", "-q", older)
     project.dvc("checkout")
