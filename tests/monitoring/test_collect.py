@@ -72,6 +72,25 @@ def test_a_face_that_somebody_named_is_collected_as_the_model_saw_it(work: Workp
         assert np.array_equal(np.asarray(decode(row.image)), faces[identity])
 
 
+def test_only_the_faces_of_a_drift_are_collected_when_its_beginning_is_named(work: Workplace) -> None:
+    (before,) = work.predict(1)
+    began = datetime.now(UTC) + timedelta(milliseconds=2)  # the log's times are whole milliseconds
+    while datetime.now(UTC) < began + timedelta(milliseconds=2):
+        pass
+    (drifted,) = work.predict(1, seed=1)
+    for identity in (before, drifted):
+        work.say(identity, "fear")
+
+    found = collect(work.log.folder, work.root, NOW, since=began)
+    assert (found.new, found.unlabelled) == (1, 0)
+    assert set(work.held()) == {drifted}
+    assert (
+        collect(work.log.folder, work.root, NOW + timedelta(days=1), since=NOW + timedelta(days=999)).new == 0
+    )
+    assert set(work.held()) == {drifted}  # and nothing that was collected is lost
+    assert work.collect().new == 1
+
+
 def test_collecting_twice_is_collecting_once(work: Workplace) -> None:
     (one,) = work.predict(1)
     work.say(one, "fear")

@@ -121,6 +121,12 @@ def test_a_bucket_is_another_client_on_the_next_day(workplace):
     assert workplace.window().repeats.largest_client == pytest.approx((71 + 51) / 200)
 
 
+def test_too_few_predictions_say_nothing_of_clients(workplace):
+    workplace.predict(answers(3, seed=9).assign(client=137))
+    repeats = workplace.window().repeats
+    assert (repeats.largest_client, repeats.noticed) == (1.0, ())
+
+
 def test_a_log_that_tells_nothing_of_clients_says_so(workplace):
     workplace.predict(answers(150, seed=11))
     repeats = workplace.window().repeats

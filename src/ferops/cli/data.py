@@ -1,11 +1,15 @@
 """Datasets: bring one, grow it by labelled traffic, read and check it."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ferops.cli.app import DATASET, REPORTS, VALIDATED, app, data_app
+
+#: As the monitor's report writes them, and ISO.
+MOMENTS = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 
 @data_app.command("add", epilog="Example: ferops data add fer2013_images ~/Downloads/archive.zip")
@@ -24,13 +28,21 @@ def data_add(
     )
 
 
-@data_app.command("collect", epilog="Example: ferops data collect && dvc repro validate")
-def data_collect() -> None:
+@data_app.command(
+    "collect", epilog='Example: ferops data collect --since "2026-11-22 20:00" && dvc repro validate'
+)
+def data_collect(
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=MOMENTS, help="only faces of that moment (UTC) and later: those of a drift"),
+    ] = None,
+) -> None:
     """Put kept faces that people named the emotion of into data/collected, under DVC."""
     from ferops.monitoring.collect import collect
     from ferops.settings import Environment
 
-    typer.echo(collect(Environment().log_dir, Path.cwd()).sentence())
+    moment = since.replace(tzinfo=UTC) if since else None
+    typer.echo(collect(Environment().log_dir, Path.cwd(), since=moment).sentence())
 
 
 @data_app.command("reject", epilog="Example: ferops data reject 20261122T201500Z")

@@ -67,7 +67,7 @@ def simulate(
     day: Annotated[float, typer.Option(min=5, help="seconds that a day of the policy lasts")] = 180.0,
     every: Annotated[float, typer.Option(min=0.5, max=24, help="its hours between two verdicts")] = 1.0,
     feedback: Annotated[float, typer.Option(min=0.01, max=1, help="share of answers that get some")] = 0.5,
-    labels: Annotated[int, typer.Option(min=1, help="drifted faces with feedback to wait for")] = 500,
+    labels: Annotated[int, typer.Option(min=1, help="drifted faces with feedback to wait for")] = 1500,
     poison: Annotated[float, typer.Option(min=0, max=1, help="share of wrong feedback on them")] = 0.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     workplace: Annotated[

@@ -53,8 +53,8 @@ def advice(verdict: Verdict) -> tuple[str, ...]:
         said.append("See below which emotions are missed: those are the faces to collect.")
     if named or (verdict.expected and verdict.expected.fell):
         said.append(
-            "Collect labels for some of these images (POST /feedback, `ferops data collect`): training again "
-            "on the same data gives the same model."
+            "Collect labels for some of these images (POST /feedback, `ferops data collect --since` the "
+            "drift): training again on the same data gives the same model."
         )
     if verdict.verdict == "too_few":
         said.append("See whether the service runs and is asked: `ferops status`, its /metrics, its clients.")

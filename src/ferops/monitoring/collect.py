@@ -29,6 +29,9 @@ from ferops.settings import CollectedSettings, load_settings
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+#: Before any prediction.
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
+
 #: Kept faces in memory at once, 3 kB each.
 BLOCK = 1000
 
@@ -67,7 +70,9 @@ class Collection:
         return f"{collected.PLACE}: batch {self.batch} with {self.new:,} new labels; {where}{gone}{waiting}"
 
 
-def collect(log_dir: Path, root: Path, now: datetime | None = None) -> Collection:
+def collect(
+    log_dir: Path, root: Path, now: datetime | None = None, since: datetime | None = None
+) -> Collection:
     """Put what is new among the labelled faces of the log into a batch, under DVC.
 
     Repeating it does no harm: a label is collected once, and again only if somebody changed it. What was
@@ -77,6 +82,8 @@ def collect(log_dir: Path, root: Path, now: datetime | None = None) -> Collectio
         log_dir: the folder that the service logs to, with `FEROPS_KEEP_IMAGES`.
         root: the repository, with `params.yaml` and `.dvc`.
         now: aware; names the batch. The present when none.
+        since: aware; only faces that were predicted then or later, such as those of a drift alone: the
+            monitor can hold later traffic against them only if they are of one kind.
 
     Raises:
         NothingKeptError: if no face was ever kept.
@@ -90,8 +97,8 @@ def collect(log_dir: Path, root: Path, now: datetime | None = None) -> Collectio
         gone = (
             frozenset(i for i in known if files.sha256_of(i.encode()) in digests) if digests else frozenset()
         )
-        rows, kept, spoken = read_log(log_dir, lambda log: _new(log, known))
-        if not kept and not known:
+        rows, kept, spoken = read_log(log_dir, lambda log: _new(log, known, since or EVER))
+        if not kept and not known and since is None:
             raise NothingKeptError(
                 f"{log_dir} holds no faces: start the service with FEROPS_KEEP_IMAGES=true; "
                 "docs/data.md says what that means for people"
@@ -104,8 +111,10 @@ def collect(log_dir: Path, root: Path, now: datetime | None = None) -> Collectio
         return Collection(name, len(rows), len(gone), kept - spoken, _splits(rows, settings), sha256)
 
 
-def _new(log: "DuckDBPyConnection", known: Mapping[str, str]) -> tuple[list[Labelled], int, int]:
-    """Rows to collect, oldest first; how many faces were kept, and of how many somebody spoke."""
+def _new(
+    log: "DuckDBPyConnection", known: Mapping[str, str], since: datetime
+) -> tuple[list[Labelled], int, int]:
+    """Rows to collect, oldest first; how many faces were kept since then, and of how many somebody spoke."""
     log.execute(
         "CREATE TABLE known AS SELECT unnest(?::VARCHAR[]) AS id, unnest(?::VARCHAR[]) AS emotion",
         [list(known), list(known.values())],
@@ -118,11 +127,14 @@ def _new(log: "DuckDBPyConnection", known: Mapping[str, str]) -> tuple[list[Labe
         log,
         "SELECT count(*), count(said.id), "
         "count(said.id) FILTER (said.emotion IS DISTINCT FROM known.emotion) "
-        "FROM images LEFT JOIN said USING (id) LEFT JOIN known USING (id) WHERE images.id IS NOT NULL",
+        "FROM images LEFT JOIN said USING (id) LEFT JOIN known USING (id) "
+        "WHERE images.id IS NOT NULL AND images.time >= ?",
+        [since],
     )
     found = log.execute(
         "SELECT id, said.emotion, image FROM images JOIN said USING (id) LEFT JOIN known USING (id) "
-        "WHERE said.emotion IS DISTINCT FROM known.emotion ORDER BY images.time, id"
+        "WHERE said.emotion IS DISTINCT FROM known.emotion AND images.time >= ? ORDER BY images.time, id",
+        [since],
     )
     blocks = iter(lambda: found.fetchmany(BLOCK), [])
     rows = [

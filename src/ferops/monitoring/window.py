@@ -164,7 +164,8 @@ def _repeats(log: "DuckDBPyConnection", usable: int, policy: Policy) -> Repeats:
     noticed: list[Literal["images", "client"]] = []
     if repeated > policy.repeats.images:
         noticed.append("images")
-    if largest_client is not None and largest_client > policy.repeats.client:
+    enough = images >= policy.window.minimum_predictions  # else it says nothing: of one, all are one client's
+    if enough and largest_client is not None and largest_client > policy.repeats.client:
         noticed.append("client")
     return Repeats(
         images=images,

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -178,7 +178,9 @@ class _Loop:
 
     def _collect(self) -> Collection:
         self._learning_at = self._now()
-        collection = collect(self._environment.log_dir, self._place.project)
+        # Nobody but the simulation knows when the drift began; the monitor says since when it sees it.
+        since = datetime.fromtimestamp(self._begin + (self._noticed_at or self._alarm_at), UTC)
+        collection = collect(self._environment.log_dir, self._place.project, since=since)
         self._note(collection.sentence())
         return collection
 

@@ -68,7 +68,7 @@ class Plan(Record):
     monitor_every: float = 1.0
     feedback: float = 0.5
     feedback_after: float = 2.0
-    labels: int = 500
+    labels: int = 1500
     poison: float = 0.0
     seed: int = 0
 
