@@ -3,7 +3,7 @@
     >>> record(Path("monitoring")).verdicts[-1].verdict  # doctest: +SKIP
     'healthy'
 
-A report's folder takes 4 MB and goes after a while; its verdict's line takes some 500 bytes and stays. Lines
+A report's folder takes 8 MB and goes after a while; its verdict's line takes some 700 bytes and stays. Lines
 are only appended, by one process at a time, and flushed to the disk. What a killed process did not write, or
 cut short, the next one writes: from the reports that are still there.
 """
