@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[int, dict[str, str]]] = {
     "up to 16 requests a call": (1, {"FER_TOGETHER": "16"}),
     "one call at a time": (1, {"FER_CALLS": "1"}),
     "as many calls as cores": (1, {"FER_CALLS": str(cores())}),
+    "two calls more than cores": (1, {"FER_CALLS": str(cores() + 2)}),
     "each call on all cores": (1, {"FEROPS_THREADS": "0"}),
     "Python switches every 0.5 ms": (1, {"FER_SWITCH_MS": "0.5"}),
     "2 workers": (2, {}),

@@ -232,6 +232,7 @@ def prepare_stage(
         metrics=[LabelledAccuracy()],
         jit_compile=compile_steps(),
     )
+    model.optimizer.build(model.trainable_variables)  # else the first step makes them, and is traced twice
     in_order = EvaluationBatches(validation, size, first_row=len(data) if resident else None)
     return Prepared(network, model, batches, in_order)
 
