@@ -38,12 +38,16 @@ def images_per_second(classifier: OnnxClassifier, batch: int, callers: int, seco
     return sum(calls) * batch / (time.perf_counter() - begin)
 
 
-def measure(package: Path, runtime: str, seconds: float) -> list[dict[str, Any]]:
-    """One row for each way to use all cores: one call on all of them, or one call on each."""
+def measure(package: Path, runtime: str, seconds: float, batch: int | None = None) -> list[dict[str, Any]]:
+    """One row for each way to use all cores: one call on all of them, or one call on each.
+
+    With `batch` the second alone, with batches of that size.
+    """
     rows = []
-    for callers, threads in ((1, 0), (cores(), 1)):
+    batches = (batch,) if batch else (1, 8, 32)
+    for callers, threads in ((cores(), 1),) if batch else ((1, 0), (cores(), 1)):
         classifier = RUNTIMES[runtime](package, threads)
-        for batch in (1, 8, 32):
+        for batch in batches:
             speed = images_per_second(classifier, batch, callers, seconds)
             rows.append({"batch": batch, "callers": callers, "images_per_second": speed})
     return rows
@@ -55,8 +59,10 @@ def main() -> None:
     parser.add_argument("--package", type=Path, required=True)
     parser.add_argument("--runtime", choices=RUNTIMES, required=True)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row")
+    parser.add_argument("--batch", type=int, help="only this one, one call on each core; default: all ways")
     arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.package, arguments.runtime, arguments.seconds)))
+    found = measure(arguments.package, arguments.runtime, arguments.seconds, arguments.batch)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -67,9 +67,9 @@ def start(app: Starlette, predictor: Predictor, limits: Environment, metrics: Me
     """Make the app ready to answer."""
     metrics = metrics or Metrics()
     admission = Admission(limits.queue, int(limits.queue_mb * 1e6), metrics.held.set)
-    # One more than the runtime computes at one time: while an answer is written or an image decoded, no core
-    # waits, and a request that takes long holds up no other.
-    threads = max(1, cores() // limits.workers // (limits.threads or cores())) + 1
+    # As many as the runtime computes at one time: more only take Python's lock from each other. Two at least,
+    # so that a request that takes long does not hold up all others.
+    threads = max(2, cores() // limits.workers // (limits.threads or cores()))
 
     def answer(questions: Sequence[Question]) -> Sequence[Outcome]:
         metrics.together.observe(len(questions))
