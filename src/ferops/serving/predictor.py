@@ -3,10 +3,10 @@
 import base64
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,6 @@ from ferops.serving.shadow import Shadow
 BATCH_SIZE = 8
 
 Answer = dict[str, Any]
-Part = TypeVar("Part")
 
 
 class UnusableImageError(ValueError):
@@ -141,9 +140,13 @@ class Predictor:
 
         An image that cannot be used refuses its own request and is nothing to the others.
         """
-        looked = [self._look(question) for question in questions]
-        seen = [face for faces in looked if isinstance(faces, list) for face in faces]
-        records = self._classify(seen)
+        time = timestamp()
+        if len(questions) == 1:
+            looked, records = self._alone(questions[0], time)
+        else:
+            looked = [self._look(question) for question in questions]
+            records = self._records(_faces(looked), time)
+        seen = _faces(looked)
         if records and not self.log.predictions(records) and self.log_required:
             unlogged = UnloggedError("the prediction log cannot be written")
             return [unlogged if isinstance(each, list) else each for each in looked]
@@ -159,20 +162,38 @@ class Predictor:
         ]
 
     def _look(self, question: Question) -> list[_Face] | UnusableImageError:
-        """The faces of one request."""
-        room = _Room(self.max_request_pixels)
-        client = None
-        if self.clients is not None and question.client is not None:
-            client = self.clients.bucket(question.client)
-        found: list[_Face] = []
+        """The faces of a request of few images."""
         try:
-            for part in self._in_parts(
-                lambda rows: self._decode(question, rows, room, client), range(len(question.contents))
-            ):
-                found += part
+            rows = range(len(question.contents))
+            return self._decode(question, rows, _Room(self.max_request_pixels), self._bucket(question))
         except UnusableImageError as error:
             return error
-        return found
+
+    def _alone(
+        self, question: Question, time: str
+    ) -> tuple[list[list[_Face] | UnusableImageError], list[dict[str, Any]]]:
+        """The faces of any request and a record for each; part by part, on all cores if there are several."""
+        room, client = _Room(self.max_request_pixels), self._bucket(question)
+
+        def part(rows: range) -> list[tuple[_Face, dict[str, Any]]]:
+            faces = self._decode(question, rows, room, client)
+            return list(zip(faces, self._records(faces, time), strict=True))
+
+        whole = range(len(question.contents))
+        try:
+            if len(whole) <= BATCH_SIZE:
+                pairs = part(whole)
+            else:
+                parts = [whole[start : start + BATCH_SIZE] for start in whole[::BATCH_SIZE]]
+                pairs = [pair for done in self.helpers.map(part, parts) for pair in done]
+        except UnusableImageError as error:
+            return [error], []
+        return [[face for face, _ in pairs]], [record for _, record in pairs]
+
+    def _bucket(self, question: Question) -> int | None:
+        if self.clients is None or question.client is None:
+            return None
+        return self.clients.bucket(question.client)
 
     def _decode(self, question: Question, rows: range, room: _Room, client: int | None) -> list[_Face]:
         side, shadow = self.classifier.card.input_side, self.shadow
@@ -198,20 +219,10 @@ class Predictor:
                 raise UnusableImageError(row, "not_an_image", "the image cannot be decoded") from None
         return found
 
-    def _classify(self, seen: Sequence[_Face]) -> list[dict[str, Any]]:
-        """A record of the log for each face."""
-        time = timestamp()
-        parts = self._in_parts(lambda part: self._records(part, time), seen)
-        return [record for part in parts for record in part]
-
-    def _in_parts(self, work: Callable[[Any], list[Part]], whole: Sequence[Any]) -> Iterable[list[Part]]:
-        """`work` on so much of something as one call of the runtime takes; on all cores if it is more."""
-        if len(whole) <= BATCH_SIZE:
-            return [work(whole)] if whole else []
-        parts = [whole[start : start + BATCH_SIZE] for start in range(0, len(whole), BATCH_SIZE)]
-        return self.helpers.map(work, parts)
-
     def _records(self, seen: Sequence[_Face], time: str) -> list[dict[str, Any]]:
+        """A record of the log for each face."""
+        if not seen:
+            return []
         predictions = self.classifier.predict(pixels.rgb(np.stack([face.flat for face in seen])), BATCH_SIZE)
         embeddings = predictions.embedding
         descriptors = describe.describe(np.stack([face.small for face in seen])).tolist()
@@ -244,6 +255,10 @@ class Predictor:
             "synthetic": self.classifier.card.synthetic,
             **place,
         }
+
+
+def _faces(looked: Sequence[list[_Face] | UnusableImageError]) -> list[_Face]:
+    return [face for faces in looked if isinstance(faces, list) for face in faces]
 
 
 def _kept(record: dict[str, Any], face: NDArray[np.uint8]) -> dict[str, Any]:
