@@ -76,7 +76,13 @@ class Ratio:
 
 
 def measure(
-    service: Running, faces: Faces, rounds: int, seconds: float, log: Path, folder: Path
+    service: Running,
+    faces: Faces,
+    loads: Sequence[tuple[int, int]],
+    rounds: int,
+    seconds: float,
+    log: Path,
+    folder: Path,
 ) -> list[Burst]:
     """Every load, round by round; one burst beforehand is not counted.
 
@@ -86,7 +92,7 @@ def measure(
     address = service.url.removesuffix(service.side.path)
     orders = list(permutations(MODES))
     bursts = []
-    for clients, images in LOADS:
+    for clients, images in loads:
         bodies = multipart(faces, images)
         wrk(service.url, bodies, clients, seconds, folder)
         for number in range(rounds):
@@ -133,7 +139,7 @@ def compared(bursts: Sequence[Burst], mode: str, against: str) -> tuple[Ratio, R
 def report(bursts: Sequence[Burst]) -> list[dict[str, Any]]:
     """A row for each load and each thing that is left out."""
     rows = []
-    for clients, images in LOADS:
+    for clients, images in dict.fromkeys((burst.clients, burst.images) for burst in bursts):
         mine = [burst for burst in bursts if (burst.clients, burst.images) == (clients, images)]
         for against in MODES[1:]:
             speed, effort = compared(mine, MODES[0], against)
@@ -169,6 +175,7 @@ def main() -> None:
     parser.add_argument("--package", type=Path, default=Path("release"))
     parser.add_argument("--rounds", type=int, default=36, help="six have every order once")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each burst")
+    parser.add_argument("--clients", type=int, nargs="+", help="only loads of so many; default: all")
     parser.add_argument("--durability", choices=["process", "disk"], default="process")
     parser.add_argument("--folder", type=Path, default=Path(), help="the log is written to the disk of it")
     parser.add_argument("--json", type=Path, help="also write bursts and rows here")
@@ -177,6 +184,7 @@ def main() -> None:
     faces = Recorded.load(package).images
     expected = OnnxClassifier(package).predict(faces).probabilities
     load = os.getloadavg()[0]
+    loads = [asked for asked in LOADS if not arguments.clients or asked[0] in arguments.clients]
     with tempfile.TemporaryDirectory(prefix=".logging-cost-", dir=arguments.folder) as temporary:
         folder = Path(temporary).resolve()
         side = Side(
@@ -197,7 +205,7 @@ def main() -> None:
         )
         with running(side, faces, expected, folder / "service") as service:
             bursts = measure(
-                service, faces, arguments.rounds, arguments.seconds, folder / "log", folder / "load"
+                service, faces, loads, arguments.rounds, arguments.seconds, folder / "log", folder / "load"
             )
     rows = report(bursts)
     print(f"load of the machine before: {load:.1f}; {arguments.rounds} rounds of {arguments.seconds:g} s")
