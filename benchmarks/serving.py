@@ -47,9 +47,7 @@ STARTS = 2
 def measure(image_size: int | None, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything for one model."""
     models = folder / "models"
-    command = [sys.executable, str(HERE / "serving_models.py"), "--package", str(arguments.package)]
-    size = ["--image-size", str(image_size)] if image_size else []
-    subprocess.run([*command, *size, "--out", str(models)], check=True, stdout=subprocess.DEVNULL)
+    build_models(arguments.package, image_size, models)
     faces = Recorded.load(models / "package").images
     card = OnnxClassifier(models / "package").card
     expected = OnnxClassifier(models / "package").predict(faces).probabilities
@@ -75,7 +73,9 @@ def measure(image_size: int | None, arguments: argparse.Namespace, folder: Path)
         result["runtime"], inference = about["runtime"], about.get("inference") or {}
         for turn in range(arguments.rounds):
             result["single"] += burst(services, faces, 1, arguments.clients, arguments.seconds, turn, folder)
-            result.setdefault("limit", []).extend(limit(models, inference.get("runtime"), arguments.seconds))
+            result.setdefault("limit", []).extend(
+                limit(models, inference.get("runtime"), arguments.seconds / 2)
+            )
         for service in services:
             service.single_peak = dict(service.peak)
         for images in MANY:
@@ -94,6 +94,13 @@ def measure(image_size: int | None, arguments: argparse.Namespace, folder: Path)
                 for name in ("first_answer_s", "first_answer_cpu_s"):
                     result["sides"][side.name][name].append(getattr(service, name))
     return result
+
+
+def build_models(package: Path, image_size: int | None, out: Path) -> None:
+    """The model for every side, made in a process of its own, as it takes Keras; none: the package's size."""
+    command = [sys.executable, str(HERE / "serving_models.py"), "--package", str(package.resolve())]
+    size = ["--image-size", str(image_size)] if image_size else []
+    subprocess.run([*command, *size, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
 
 
 def burst(
@@ -133,12 +140,15 @@ def burst(
     return rows
 
 
-def limit(models: Path, runtime: str | None, seconds: float) -> list[dict[str, Any]]:
-    """The runtime alone, in a process of its own."""
+def limit(
+    models: Path, runtime: str | None, seconds: float, batch: int | None = None
+) -> list[dict[str, Any]]:
+    """The runtime alone, in a process of its own; with `batch` only so, one call on each core."""
+    only = ["--batch", str(batch)] if batch else []
     done = subprocess.run(
         [
             *(sys.executable, str(HERE / "serving_inprocess.py"), "--package", str(models / "package")),
-            *("--runtime", runtime or "onnxruntime", "--seconds", str(seconds / 2)),
+            *("--runtime", runtime or "onnxruntime", "--seconds", str(seconds), *only),
         ],
         check=True,
         capture_output=True,

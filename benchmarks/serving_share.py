@@ -9,9 +9,6 @@ same cores.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from ferops import files
 from ferops.models.cores import cores
 from ferops.models.onnx import OnnxClassifier, Recorded
 from logging_cost import Ratio
-from serving import HERE, burst, machine
+from serving import build_models, burst, limit, machine
 from serving_sides import ours, running
 
 #: Clients that ask without pause, and images of each of their requests.
@@ -29,15 +26,6 @@ LOADS = ((32, 1), (4, 32))
 
 #: The service's goal with single images.
 GOAL = 0.85
-
-
-def alone(package: Path, runtime: str, batch: int, seconds: float) -> float:
-    """Images/s of the runtime in a process of its own, one call on each core."""
-    command = [sys.executable, str(HERE / "serving_inprocess.py"), "--package", str(package)]
-    command += ["--runtime", runtime, "--seconds", str(seconds), "--batch", str(batch)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    rows = json.loads(done.stdout.splitlines()[-1])
-    return float(next(row["images_per_second"] for row in rows if row["callers"] == cores()))
 
 
 def main() -> None:
@@ -55,15 +43,8 @@ def main() -> None:
     rows, state = [], machine()
     with tempfile.TemporaryDirectory(prefix="ferops-share-") as temporary:
         folder = Path(temporary)
-        models, size = folder / "models", ["--image-size", str(arguments.image_size)]
-        command = [
-            sys.executable,
-            str(HERE / "serving_models.py"),
-            "--package",
-            str(arguments.package.resolve()),
-        ]
-        command += ["--out", str(models), *(size if arguments.image_size else [])]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        models = folder / "models"
+        build_models(arguments.package, arguments.image_size, models)
         package = models / "package"
         side = OnnxClassifier(package).card.details["image_size"]
         faces = Recorded.load(package).images
@@ -74,7 +55,8 @@ def main() -> None:
             for turn in range(arguments.rounds):
                 for clients, images in LOADS if turn % 2 else LOADS[::-1]:
                     (row,) = burst([service], faces, images, [clients], arguments.seconds, turn, folder)
-                    row["alone"] = alone(package, runtime, arguments.batch, arguments.seconds)
+                    (alone,) = limit(models, runtime, arguments.seconds, arguments.batch)
+                    row["alone"] = alone["images_per_second"]
                     row["share"] = images * row["requests_per_second"] / row["alone"]
                     rows.append(row)
     print(f"{runtime} at {side} pixels, {cores()} cores; load before {state['load_before']:.1f}")

@@ -9,8 +9,6 @@ service as it is.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,7 +19,7 @@ import numpy as np
 from ferops import files
 from ferops.models.cores import cores
 from ferops.models.onnx import OnnxClassifier, Recorded
-from serving import HERE, burst, machine, say
+from serving import HERE, build_models, burst, machine, say
 from serving_report import cpu_us, value
 from serving_sides import Side, ours, running
 
@@ -71,11 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ferops-variants-") as temporary:
         folder = Path(temporary)
         models = folder / "models"
-        command = [sys.executable, str(HERE / "serving_models.py"), "--out", str(models)]
-        command += ["--package", str(arguments.package.resolve())]
-        if arguments.image_size:
-            command += ["--image-size", str(arguments.image_size)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        build_models(arguments.package, arguments.image_size, models)
         classifier = OnnxClassifier(models / "package")
         faces = Recorded.load(models / "package").images
         expected = classifier.predict(faces).probabilities
