@@ -77,7 +77,8 @@ def test_an_unfinished_run_that_is_resumed_ends_with_its_work() -> None:
 def test_a_process_killed_as_soon_as_its_run_exists_leaves_no_second_run_and_none_running() -> None:
     dies = (
         "import os, signal, mlflow; from ferops import tracking\n"
-        "mlflow.set_tags = lambda tags: os.kill(os.getpid(), signal.SIGKILL)  # the first that follows\n"
+        "start = mlflow.start_run\n"
+        "mlflow.start_run = lambda **asked: (start(**asked), os.kill(os.getpid(), signal.SIGKILL))\n"
         "with tracking.run('training', attempt='a'): pass"
     )
     assert subprocess.run([sys.executable, "-c", dies]).returncode == -signal.SIGKILL

@@ -102,28 +102,23 @@ def run(
     client = mlflow.MlflowClient()
     experiment_id = _experiment_id(mlflow, experiment)
     extra = dict(tags or {})
-    origin = lineage()
-    outcome: str | None = None
-    begun = _begun(mlflow, attempt) if attempt else None
+    ends: str | None = None
     if attempt:
-        run_id = begun
-        extra[ATTEMPT] = attempt
-    if run_id is not None:
-        outcome = _status(mlflow, run_id)
-        if outcome is None:
-            extra["ferops.continues"] = run_id
-            run_id = None
-    if run_id is not None:
+        run_id, extra[ATTEMPT] = _begun(mlflow, attempt), attempt
+    elif run_id is not None:
+        ends = _status(mlflow, run_id)
+        if ends is None:
+            extra["ferops.continues"], run_id = run_id, None
+    if run_id is None:
+        tags = {**lineage(), **extra}
+        active = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags)
+    else:  # it keeps the commit and the parameters that began it
         active = mlflow.start_run(run_id=run_id)
-        origin = {}  # a continued run keeps the commit and the parameters that began it
-        if begun is None:
-            client.set_terminated(run_id, outcome)  # at once: should this process be killed, it stands
-    else:
-        outcome = None
-        active = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags={**origin, **extra})
-    ends = outcome if run_id is not None and begun is None else None
+        if ends:
+            client.set_terminated(run_id, ends)  # at once: should this process be killed, it stands
     try:
-        mlflow.set_tags({**origin, **extra})
+        if run_id is not None:
+            mlflow.set_tags(extra)
         yield str(active.info.run_id)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | Interrupted)

@@ -121,10 +121,11 @@ class Checkpoint:
         """What `begin` noted; none before the training began, or where it is damaged."""
         path = self.folder / RUN
         try:
-            return files.read_json(path) if path.exists() else None
+            noted = files.read_json(path) if path.exists() else None
         except ValueError as error:
             print(f"{error}: the training gets a new MLflow run", file=sys.stderr)
             return None
+        return noted if noted and "attempt" in noted else None  # earlier code noted no attempt
 
     def begin(self, lineage: Mapping[str, str]) -> dict[str, str]:
         """Note the lineage that the training begins with, and under `attempt` an identity for its MLflow run.
@@ -133,7 +134,7 @@ class Checkpoint:
             What was noted: of a training that is resumed, when it began.
         """
         origin = self.origin
-        if origin is None or "attempt" not in origin:
+        if origin is None:
             origin = {"attempt": uuid.uuid4().hex, **lineage}
             files.write_json(self.folder / RUN, origin)
         return origin
@@ -224,7 +225,7 @@ def tidy(root: Path, close: Callable[[str], None]) -> None:
         except Timeout:
             continue
         try:
-            if (origin := Checkpoint(folder).origin) and "attempt" in origin:
+            if origin := Checkpoint(folder).origin:
                 close(origin["attempt"])
             left.append(folder)
         finally:
