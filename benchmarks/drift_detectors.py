@@ -10,8 +10,8 @@ import pandas as pd
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from drift_pools import SHARES
 from ferops.emotions import EMOTIONS
+from ferops.evaluation.predictions import PROBABILITY_COLUMNS
 from ferops.monitoring.policy import CATEGORICAL, Policy
 from ferops.monitoring.significance import chi_square_p_value, mean_discrepancy
 from ferops.serving.describe import NAMES as DESCRIPTORS
@@ -92,7 +92,7 @@ def preset(reference: pd.DataFrame, window: pd.DataFrame) -> list[str]:
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
-    names = [*DESCRIPTORS, *SHARES, "confidence", *embedding_columns(reference)]
+    names = [*DESCRIPTORS, *PROBABILITY_COLUMNS, "confidence", *embedding_columns(reference)]
     definition = DataDefinition(numerical_columns=names, categorical_columns=["label"])
     old, new = (Dataset.from_pandas(t[[*names, "label"]], definition) for t in (reference, window))
     found = Report([DataDriftPreset()]).run(new, old).dict()["metrics"]
@@ -103,10 +103,10 @@ def preset(reference: pd.DataFrame, window: pd.DataFrame) -> list[str]:
 def literature() -> dict[str, Detector]:
     """The detectors that the policy is compared with, but for the preset, which is slow."""
     return {
-        "KS on softmax outputs (BBSDs)": univariate(SHARES),
+        "KS on softmax outputs (BBSDs)": univariate(PROBABILITY_COLUMNS),
         "MMD on the embedding": kernel,
         "KS on descriptors": univariate(DESCRIPTORS),
-        "KS on descriptors and softmax outputs": univariate([*DESCRIPTORS, *SHARES]),
+        "KS on descriptors and softmax outputs": univariate([*DESCRIPTORS, *PROBABILITY_COLUMNS]),
     }
 
 

@@ -28,6 +28,7 @@ from ferops.data import images
 from ferops.data.sources.synthetic import Synthetic
 from ferops.data.store import Dataset
 from ferops.emotions import EMOTIONS
+from ferops.evaluation.predictions import PROBABILITY_COLUMNS
 from ferops.models.onnx import OnnxClassifier
 from ferops.monitoring.window import comparable
 from ferops.serving import describe
@@ -39,7 +40,6 @@ HEALTHY = ("none", 0)
 Key = tuple[str, int]
 Model = Callable[[Grey], tuple[NDArray[np.floating], NDArray[np.floating]]]
 
-SHARES = tuple(f"p_{emotion}" for emotion in EMOTIONS)
 HIDDEN = 32
 
 
@@ -108,7 +108,7 @@ def answered(model: Model, greys: Grey, emotions: NDArray[np.str_]) -> pd.DataFr
     """The columns of a monitoring reference, with `label` and `confidence`."""
     probabilities, embedding = model(greys)
     table = pd.DataFrame(describe.describe(greys), columns=list(describe.NAMES))
-    table[list(SHARES)] = probabilities
+    table[list(PROBABILITY_COLUMNS)] = probabilities
     table["confidence"] = probabilities.max(axis=1)
     numbers = list(table.columns)
     table[numbers] = comparable(table[numbers].to_numpy(np.float64))

@@ -69,7 +69,7 @@ def compare(
 def _run(current: pd.DataFrame, reference: pd.DataFrame, vectors: list[str], policy: Policy) -> Snapshot:
     names = list(policy.columns)
     definition = DataDefinition(
-        numerical_columns=[name for name in names if name not in CATEGORICAL] + vectors,
+        numerical_columns=[*policy.numerical, *vectors],
         categorical_columns=[name for name in names if name in CATEGORICAL],
     )
     metrics: list[Any] = []

@@ -145,6 +145,11 @@ class Policy(Section):
         return "none" if outcome == "healthy" else getattr(self.actions, outcome).start
 
     @property
+    def numerical(self) -> tuple[str, ...]:
+        """The watched columns that hold numbers."""
+        return tuple(name for name in self.columns if name not in CATEGORICAL)
+
+    @property
     def level(self) -> float:
         """Significance level of each single test: watched columns, embedding and quality count one each."""
         if self.correction == "none":

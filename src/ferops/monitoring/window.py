@@ -18,7 +18,7 @@ from ferops import files
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.emotions import EMOTIONS
 from ferops.evaluation.predictions import PROBABILITY_COLUMNS
-from ferops.monitoring.policy import CATEGORICAL, Policy
+from ferops.monitoring.policy import Policy
 from ferops.monitoring.verdict import Repeats
 from ferops.serving.log_reader import LAST_WORDS, flat, one, read_log
 from ferops.serving.prediction_log import timestamp
@@ -126,7 +126,7 @@ def current_window(log_dir: Path, model_version: str, policy: Policy, now: datet
             "WHERE id IN (FROM drawn)"
         ).df()
         rows["from_largest"] = rows["id"].isin(from_largest["id"])
-        numbers = [name for name in policy.columns if name not in CATEGORICAL]
+        numbers = list(policy.numerical)
         rows[numbers] = comparable(rows[numbers].to_numpy(np.float64))
         labelled = log.execute(
             f"SELECT label, emotion FROM counted JOIN ({LAST_WORDS}) USING (id) "
@@ -180,7 +180,7 @@ def _usable(policy: Policy) -> str:
     """SQL that is true of a prediction with a finite number in every watched column, and a known label."""
     stored = {name: f"descriptors.{name}" for name in DESCRIPTORS}
     stored |= {name: f"probabilities[{place}]" for place, name in enumerate(PROBABILITY_COLUMNS, 1)}
-    numbers = [stored.get(name, name) for name in policy.columns if name not in CATEGORICAL]
+    numbers = [stored.get(name, name) for name in policy.numerical]
     known = ", ".join(f"'{emotion}'" for emotion in EMOTIONS)
     conditions = [*(f"coalesce(isfinite({number}), false)" for number in numbers), f"label IN ({known})"]
     return f"({' AND '.join(conditions)})"
@@ -204,7 +204,7 @@ def read_reference(package: Path, policy: Policy) -> Reference:
     missing = [name for name in policy.columns if name not in rows.columns]
     if missing:
         raise NoReferenceError(f"{path} has no column {', '.join(missing)}, which the policy watches")
-    numbers = [name for name in policy.columns if name != "label"]
+    numbers = list(policy.numerical)
     rows[numbers] = comparable(rows[numbers].to_numpy(np.float64))
     count = sum(name.startswith("embedding_") for name in rows.columns)
     return Reference(rows, files.sha256(path), tuple(f"embedding_{i}" for i in range(count)))

@@ -25,7 +25,7 @@ from ferops.data import images as pixels
 from ferops.data.descriptors import DESCRIPTORS
 from ferops.data.progress import track
 from ferops.data.store import Dataset
-from ferops.emotions import EMOTIONS
+from ferops.evaluation.predictions import PROBABILITY_COLUMNS
 from ferops.models.classifier import Card, Classifier, Images, Predictions
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier, Recorded
 from ferops.settings import VitSettings
@@ -288,7 +288,7 @@ def _reference_parts(classifier: Classifier, dataset: Dataset, columns: list[str
 
 
 def _as_columns(predictions: Predictions) -> pd.DataFrame:
-    columns = {f"p_{emotion}": predictions.probabilities[:, i] for i, emotion in enumerate(EMOTIONS)}
+    columns = dict(zip(PROBABILITY_COLUMNS, predictions.probabilities.T, strict=True))
     if predictions.embedding is not None:
         columns |= {f"embedding_{i}": values for i, values in enumerate(predictions.embedding.T)}
     return pd.DataFrame(columns)
