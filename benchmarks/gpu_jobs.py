@@ -46,7 +46,10 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     splits, copies = load(request["data"])
     device = prepare(recipe)
 
+    rows: list[Row] = []
+
     def on_row(row: Row) -> None:
+        rows.append(row)
         with (folder / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -64,7 +67,6 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             resident=resident,
         )
     except DivergedError as error:
-        rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
         return {"finished": False, "rows": rows, "log_end": str(error), "diverged": True}
     seconds = time.monotonic() - started
     arrays = {f"w{i:03d}": weight.astype(np.float16) for i, weight in enumerate(fitted.model.get_weights())}

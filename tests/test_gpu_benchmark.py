@@ -26,6 +26,7 @@ import gpu  # noqa: E402
 import gpu_jobs  # noqa: E402
 import gpu_speed  # noqa: E402
 from ferops.training.adopt import AdoptError, adopt  # noqa: E402
+from ferops.training.callbacks import DivergedError  # noqa: E402
 from ferops.training.sweep import read_sweep  # noqa: E402
 
 PARAMS = ROOT / "params.yaml"
@@ -124,6 +125,27 @@ def test_what_comes_back_are_curves_results_and_weights(results: Path) -> None:
     assert (results / done["weights"]).stat().st_size < 2.5e6
     table = "\n".join(gpu.summary(found))
     assert "not finished | 1 done" in table
+
+
+def test_a_training_that_diverges_in_its_first_epoch_says_so(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object, **__: object) -> None:
+        raise DivergedError("the loss became nan")
+
+    monkeypatch.setattr(gpu_jobs, "fit", diverge)
+    pack(tiny_dataset, tmp_path / "tiny.npz")
+    gpu.unpack(Packed.load(tmp_path / "tiny.npz"), tmp_path / "data.npz", quick=True)
+    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
+    request = {
+        "data": str(tmp_path / "data.npz"),
+        "quick": True,
+        "attention": run.attention,
+        "seed": run.seed,
+        "recipe": run.recipe.model_dump(mode="json"),
+    }
+    found = gpu_jobs.train(request, tmp_path)
+    assert (found["finished"], found["rows"], found["log_end"]) == (False, [], "the loss became nan")
 
 
 def parameters(folder: Path, **changes: Any) -> Path:

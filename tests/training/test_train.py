@@ -195,6 +195,29 @@ def test_a_model_that_broke_in_an_epochs_last_update_is_neither_best_nor_saved()
         stop.on_test_end({"loss": float("nan")})
 
 
+def test_a_loss_far_above_guessing_has_diverged_though_it_is_a_number() -> None:
+    stop = StopOnDivergence("fine_tune")
+    stop.on_epoch_begin(0)
+    stop.on_train_batch_end(0, {"loss": 30.0})  # of one batch: it may yet come down
+    stop.on_train_batch_end(7, {"loss": 2.5})  # the mean of all so far
+    stop.on_test_begin()
+    stop.on_test_end({"loss": 30.0})  # statistics that lag
+    stop.on_epoch_begin(1)
+    stop.on_train_batch_end(7, {"loss": 22.0})
+    with pytest.raises(DivergedError, match="became 22 in stage fine_tune, epoch 2, mean of all batches"):
+        stop.on_test_begin()
+
+
+def test_weights_that_cannot_be_kept_stop_the_epoch_they_come_from() -> None:
+    resize = keras.layers.Resizing(80, 80, name="resize")
+    model = keras.Sequential([keras.Input((48, 48, 1)), resize, keras.layers.Dense(1, use_bias=False)])
+    model.set_weights([np.full((1, 1), 70_000, np.float32)])
+    kept: list[Best] = []
+    with pytest.raises(DivergedError, match="larger than 65504: lower learning_rate"):
+        KeepBest(model, None, 0, kept.append).on_test_end({"accuracy": 0.5, "loss": 1.0})
+    assert not kept
+
+
 def test_a_training_that_diverged_leaves_its_best_epoch_to_start_from(
     tiny_dataset: Dataset, tmp_path: Path, store: None
 ) -> None:

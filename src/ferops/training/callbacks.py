@@ -11,20 +11,43 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from ferops.emotions import NUM_EMOTIONS
+
 #: An epoch's numbers, as `Curves` makes them.
 Row = dict[str, Any]
 
 
+#: Mean training loss of an epoch beyond which it has diverged: three times what guessing costs, 1.95.
+#: The project's own choice: a sound training stays below 3 even in its first epoch.
+LARGEST_LOSS = 3 * math.log(NUM_EMOTIONS)
+
+#: What to do about it.
+REMEDY = "lower learning_rate or set clip_norm in the recipe"
+
+
 class DivergedError(RuntimeError):
-    """The loss became NaN or infinite, or weights outgrew their type; training stopped."""
+    """The loss is no number or far above guessing, or weights outgrew float16; training stopped."""
+
+
+def half_precision(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to the nearest float16, kept as float32.
+
+    Raises:
+        DivergedError: if a weight is NaN, or beyond float16's range (65504).
+    """
+    with np.errstate(over="ignore"):
+        rounded = weight.astype(np.float16).astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise DivergedError(f"a weight is NaN or larger than 65504: {REMEDY}")
+    return rounded
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Raise `DivergedError` at the first loss that is not a number; the first of the callbacks.
+    """Raise `DivergedError` at a loss that is not a number or far too large; the first of the callbacks.
 
     A batch's loss says nothing of the update that follows it, so validation's is looked at too, before an
-    epoch can become the best or a checkpoint. On JAX some steps may have followed by the time a batch's loss
-    is known: the loop does not wait for it.
+    epoch can become the best or a checkpoint. That may be large: moving statistics lag at first. On JAX
+    some steps may have followed by the time a batch's loss is known: the loop does not wait for it.
 
     Args:
         stage: name of the stage, for the message.
@@ -36,14 +59,21 @@ class StopOnDivergence(keras.callbacks.Callback):
         super().__init__()
         self.stage = stage
         self._epoch = 0
+        self._mean = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Note the epoch."""
-        self._epoch = epoch
+        self._epoch, self._mean = epoch, 0.0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Check the loss of the batch."""
+        """Check the loss, which is the mean over the epoch so far."""
+        self._mean = (logs or {}).get("loss", 0.0)
         self._check(logs, f"batch {batch + 1}")
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Check the mean loss of the epoch's training, which is over."""
+        if self._mean > LARGEST_LOSS:
+            self._stop(self._mean, "mean of all batches")
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
         """Check the loss of the validation pass."""
@@ -52,10 +82,12 @@ class StopOnDivergence(keras.callbacks.Callback):
     def _check(self, logs: dict[str, float] | None, where: str) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss became {loss} in stage {self.stage}, epoch {self._epoch + 1}, {where}: "
-                "lower learning_rate or set clip_norm in the recipe"
-            )
+            self._stop(loss, where)
+
+    def _stop(self, loss: float, where: str) -> None:
+        raise DivergedError(
+            f"the loss became {loss:.4g} in stage {self.stage}, epoch {self._epoch + 1}, {where}: {REMEDY}"
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +140,8 @@ class KeepBest(keras.callbacks.Callback):
         if score > self.score:
             self.score = score
             weights = [np.array(weight) for weight in self.network.get_weights()]
+            for weight in weights:
+                half_precision(weight)  # told now: what cannot be kept is no reason to train on
             side = self.network.get_layer("resize").height
             self.on_best(Best(score, weights, self.first_epoch + self._epoch + 1, side))
 

@@ -31,12 +31,12 @@ from ferops.training.batches import (
 from ferops.training.callbacks import (
     Best,
     Curves,
-    DivergedError,
     GrowImages,
     KeepBest,
     Progress,
     Row,
     StopOnDivergence,
+    half_precision,
 )
 from ferops.training.checkpoint import Checkpoint, SaveCheckpoint, State
 from ferops.training.device import compile_steps, keeps_images, sharers
@@ -122,7 +122,7 @@ def fit(
     Raises:
         BackboneUnavailableError: if the backbone's weights cannot be had.
         TeacherError: if the teacher's cannot.
-        DivergedError: if the loss stops being a number.
+        DivergedError: if the loss stops being a number or far exceeds guessing, or weights outgrow float16.
         CheckpointError: if a checkpoint cannot be written; the one before is intact.
         TooFewImagesError: if a split is empty, or lacks an emotion that is to be weighted.
     """
@@ -165,19 +165,6 @@ def finished(recipe: Recipe, attention: Attention, best: Best) -> keras.Model:
     # Rounded, so that what is kept, measured and shipped is one model, and a release can store it in half.
     model.set_weights([half_precision(weight) for weight in best.weights])
     return model
-
-
-def half_precision(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round to the nearest float16, kept as float32.
-
-    Raises:
-        DivergedError: if a weight is NaN, or beyond float16's range (65504).
-    """
-    with np.errstate(over="ignore"):
-        rounded = weight.astype(np.float16).astype(np.float32)
-    if not np.isfinite(rounded).all():
-        raise DivergedError("a weight is NaN or larger than 65504: the training has diverged")
-    return rounded
 
 
 def prepare_stage(
