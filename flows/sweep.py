@@ -37,12 +37,14 @@ def sweep(file: Path, groups: list[str] | None = None) -> str:
         file: YAML of groups of changes to a recipe.
         groups: which; none: all.
     """
-    from ferops.training.run_sweep import write_report
+    from ferops.training.run_sweep import require_all_weights, write_report
 
     out = file.with_suffix("")
     results: list[Any] = []
     table = ""
-    for run in read_sweep(file, groups, load_settings().recipes):
+    runs = read_sweep(file, groups, load_settings().recipes)
+    require_all_weights(runs)
+    for run in runs:
         results.append(train_variant(run, out))
         table = write_report(results, out)
         create_markdown_artifact(table, key="sweep", description=str(file))

@@ -58,6 +58,12 @@ def test_the_published_recipe_is_kept() -> None:
         ({"gate/min_recall": 1.5}, "gate.min_recall"),
         ({"train/attention": "self"}, "train.attention"),
         ({"train/recipe": "fast"}, "'fast' is not among recipes"),
+        ({"train/seed": 2**32 - 1}, "train.seed"),  # the second stage's would be too large for numpy
+        ({"train/seed": True}, "train.seed"),
+        (
+            {"recipes/fer2013/fine_tune/unfreeze_layers": True},
+            "unfreeze_layers",
+        ),  # one layer, or all of them?
         ({"recipes/synthetic/image_size": 64}, "recipes.synthetic.image_size"),
         ({"recipes/synthetic/frozen": {"epochs": 1, "learning_rate": 1, "unfreeze_layers": 3}}, "fine_tune"),
         ({"recipes/fer2013/fine_tune/warmup_epochs": 60}, "warmup_epochs 60 is longer than the stage (48)"),
@@ -83,9 +89,12 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
 def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="FEROPS_PARAMS"):
         load_settings(tmp_path / "absent.yaml")
-    (tmp_path / "params.yaml").write_text("data: [")
+    for broken in (b"data: [", b"\xff\xfe"):
+        (tmp_path / "params.yaml").write_bytes(broken)
+        with pytest.raises(SettingsError, match="not valid YAML"):
+            load_settings(tmp_path / "params.yaml")
     with pytest.raises(SettingsError, match="not valid YAML"):
-        load_settings(tmp_path / "params.yaml")
+        load_settings(tmp_path)
 
 
 def test_the_environment_overrides_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Kind = TypeVar("Kind", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Attention = Literal["feature", "patch", "batch"]
+#: numpy's generators take 32 bits, and the second stage's seed is one more.
+Seed = Annotated[int, Field(ge=0, lt=2**32 - 1, strict=True)]
 #: Views of an image over which answers can be averaged; see `ferops.evaluation.views`.
 Views = Literal["flipped", "ten_crop"]
 #: What computes a packaged model; see `ferops.models.runtimes`.
@@ -169,7 +171,7 @@ class StageSettings(Section):
     class_weights: Fraction | None = Field(None, description="of this stage; none: the recipe's")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     spatial_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    unfreeze_layers: Annotated[int, Field(ge=0)] | Literal["none", "all"] = Field(
+    unfreeze_layers: Annotated[int, Field(ge=0, strict=True)] | Literal["none", "all"] = Field(
         "none", description="how many of the backbone's last layers train"
     )
     train_batch_norm: bool = Field(False, description="whether the backbone's batch norms train too")
@@ -246,7 +248,7 @@ class TrainSettings(Section):
 
     recipe: str = "synthetic"
     attention: Attention = "feature"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class VitSettings(Section):
@@ -409,13 +411,17 @@ def read_yaml(path: Path, kind: type[Kind], refusal: type[ValueError], variable:
         raw: Any = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise refusal(f"{path} not found: run from the repository root, or set {variable}") from None
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise refusal(f"{path} is not valid YAML: {error}") from error
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
-            for item in error.errors()
-        ]
-        raise refusal(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines)) from error
+        raise refusal(f"{path} has {error.error_count()} error(s):\n{problems(error)}") from error
+
+
+def problems(error: ValidationError) -> str:
+    """Every offending key with what is wrong, a line each."""
+    return "\n".join(
+        f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
+        for item in error.errors()
+    )

@@ -146,6 +146,13 @@ def test_backbone_weights_load_from_the_cut_or_the_whole_network(tmp_path: Path)
         np.testing.assert_array_equal(model.get_layer("conv_dw_9").get_weights()[0], kernel)
 
 
+class OneOfTheirs(keras.layers.Layer):
+    """A layer that is not registered, so that Keras cannot load it."""
+
+    def call(self, inputs: object) -> object:
+        return inputs
+
+
 def test_missing_backbone_weights_say_which_file_to_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +161,16 @@ def test_missing_backbone_weights_say_which_file_to_give(
     (tmp_path / "junk.weights.h5").write_bytes(b"junk")
     with pytest.raises(BackboneUnavailableError, match="does not fit"):
         build_backbone(96, str(tmp_path / "junk.weights.h5"))
+
+    unknown = keras.Sequential([keras.Input((4,)), OneOfTheirs()])
+    unknown.save(tmp_path / "unknown.keras")
+    with pytest.raises(BackboneUnavailableError, match="does not fit"):
+        build_backbone(96, str(tmp_path / "unknown.keras"))
+    nothing = build_backbone(96, "none")
+    nothing.layers[1].set_weights([np.full((3, 3, 3, 32), np.nan)])
+    nothing.save_weights(tmp_path / "nothing.weights.h5")
+    with pytest.raises(BackboneUnavailableError, match="are no numbers"):
+        build_backbone(96, str(tmp_path / "nothing.weights.h5"))
 
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route to host")

@@ -8,13 +8,17 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ferops import tracking
+from ferops.cli import app
 from ferops.data.store import Dataset
+from ferops.models.patt_lite import BackboneUnavailableError
 from ferops.settings import Recipe, Settings, load_settings
 from ferops.training import run_sweep
 from ferops.training.run_sweep import Result, train_run, write_report
 from ferops.training.sweep import Run, SweepError, read_sweep
+from ferops.training.teacher import TeacherError
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ROOT / "sweeps" / "fer2013.yaml"
@@ -64,12 +68,14 @@ def test_an_entry_differs_from_its_group_in_what_it_says_alone(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("entry", "group", "message"),
     [
-        ({"name": "bad", "change": {"fine_tune": {"epochs": -1}}}, {}, r"one, bad: .*\n?.*epochs"),
-        ({"name": "bad", "change": {"augmentations": {"mixup": 1}}}, {}, r"one, bad: .*\n?.*augmentations"),
-        ({"name": "bad", "change": {"image_size": {"side": 1}}}, {}, r"one, bad: .*\n?.*image_size"),
-        ({"name": "bad", "chance": {}}, {}, "is no sweep: .*\n?.*chance"),
+        ({"name": "bad", "change": {"fine_tune": {"epochs": -1}}}, {}, "one, bad:\n.*epochs"),
+        ({"name": "bad", "change": {"augmentations": {"mixup": 1}}}, {}, "one, bad:\n.*augmentations"),
+        ({"name": "bad", "change": {"image_size": {"side": 1}}}, {}, "one, bad:\n.*image_size"),
+        ({"name": "bad", "chance": {}}, {}, "is no sweep:\n.*chance"),
+        ({"name": "bad", "seeds": [0, -1]}, {}, "is no sweep:\n.*seeds"),
+        ({"name": "bad" * 50}, {}, "is no sweep:\n.*name"),  # no folder can have it
         ({"name": "bad", "seeds": [1, 1]}, {}, "one-bad-1 occurs twice"),
-        ({"name": "bad"}, {"attention": "total"}, "is no sweep: .*\n?.*attention"),
+        ({"name": "bad"}, {"attention": "total"}, "is no sweep:\n.*attention"),
     ],
 )
 def test_a_wrong_sweep_is_refused_before_any_work(
@@ -88,6 +94,26 @@ def test_unknown_groups_recipes_and_files_are_named(tmp_path: Path) -> None:
         read_sweep(file, ["one"], {"tiny": TINY})
     with pytest.raises(SweepError, match=r"nowhere\.yaml is no sweep"):
         read_sweep(tmp_path / "nowhere.yaml", None, RECIPES)
+    for empty in (b"recipe: fer2013\ngroups: {}", b"", b"\xff\xfe"):
+        file.write_bytes(empty)
+        with pytest.raises(SweepError, match="is no sweep"):
+            read_sweep(file, None, RECIPES)
+
+
+@pytest.mark.parametrize("missing", [{"backbone": "gone.h5"}, {"teacher": "gone.keras"}])
+def test_weights_that_are_not_there_are_refused_before_the_first_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipes = {"fer2013": TINY.model_dump(mode="json")}
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({"train": {"recipe": "fer2013"}, "recipes": recipes})
+    )
+    write_sweep(tmp_path / "sweep.yaml", {"name": "base"}, {"name": "later", "change": missing})
+    done = CliRunner().invoke(app, ["sweep", "sweep.yaml"])
+    assert isinstance(done.exception, BackboneUnavailableError | TeacherError)
+    assert "gone" in str(done.exception)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_each_training_is_one_tracked_run_and_is_not_repeated(

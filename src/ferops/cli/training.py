@@ -42,12 +42,13 @@ def sweep(
     """Train variants of a recipe over seeds, each a tracked MLflow run; goes on where it was stopped."""
     quiet_tensorflow()
     from ferops.settings import Environment, load_settings
-    from ferops.training.run_sweep import train_run, write_report
+    from ferops.training.run_sweep import require_all_weights, train_run, write_report
     from ferops.training.sweep import read_sweep
 
     settings, out = load_settings(), out or file.with_suffix("")
     results = []
     runs = read_sweep(file, group, settings.recipes)
+    require_all_weights(runs)
     for number, run in enumerate(runs, 1):
         typer.echo(f"{number} of {len(runs)}: {run.key}", err=True)
         results.append(train_run(run, settings, DATASET, out, Environment().checkpoint_dir))

@@ -9,7 +9,6 @@ attend to each other: what a face is called depends on its neighbours. `attentio
 `build_patt_lite` for the two that do not do this.
 """
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -150,8 +149,11 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
         path = Path(weights)
         try:
             _load_backbone(base, full, path)
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            raise BackboneUnavailableError(f"{path} does not fit MobileNetV1 ({error}): {REMEDY}") from error
+        except Exception as error:  # no archive, damaged, unknown layers: Keras raises many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BackboneUnavailableError(f"{path} does not fit MobileNetV1 ({reason}): {REMEDY}") from error
+        if not all(np.isfinite(held).all() for held in base.get_weights()):
+            raise BackboneUnavailableError(f"{path} holds weights that are no numbers: {REMEDY}")
     return base
 
 

@@ -26,7 +26,7 @@ from ferops.data.store import Dataset
 from ferops.settings import Recipe, Settings, TrainSettings
 from ferops.training.callbacks import DivergedError
 from ferops.training.sweep import Run
-from ferops.training.train import train
+from ferops.training.train import require_weights, train
 
 RESULT, CURVES = "result.json", "learning_curves.csv"
 
@@ -55,6 +55,16 @@ class Result(BaseModel):
     best_epoch: int | None = None
     epochs: int | None = None
     mlflow_run_id: str | None = None
+
+
+def require_all_weights(runs: Sequence[Run]) -> None:
+    """Refuse a sweep that names a backbone or teacher that is not there, before its first training.
+
+    Raises:
+        BackboneUnavailableError, TeacherError: naming the file.
+    """
+    for run in runs:
+        require_weights(run.recipe)
 
 
 def train_run(run: Run, settings: Settings, dataset_dir: Path, out: Path, checkpoints: Path) -> Result:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from ferops.settings import Attention, Recipe, Section
+from ferops.settings import Attention, Recipe, Section, Seed, problems
 
 
 class SweepError(ValueError):
@@ -34,10 +34,10 @@ class Entry(Section):
         seeds: one training each.
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=100)  # it becomes a folder's
     change: Mapping[str, Any] = Field(default_factory=dict)
     attention: Attention | None = None
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1)
 
 
 class Group(Section):
@@ -60,7 +60,7 @@ class Sweep(Section):
     """The file: a recipe of params.yaml, and groups of changes to it."""
 
     recipe: str
-    groups: dict[str, Group]
+    groups: dict[str, Group] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def read_sweep(
     """
     try:
         sweep = Sweep.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
+        raise SweepError(f"{path} is no sweep:\n{problems(error)}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SweepError(f"{path} is no sweep: {error}") from None
     if sweep.recipe not in recipes:
         raise SweepError(f"{path}: no recipe {sweep.recipe!r} in params.yaml: it has {', '.join(recipes)}")
@@ -135,7 +137,7 @@ def _changed(
             out = _merged(out, change)
         return Recipe.model_validate(out | ({"backbone": backbone} if backbone else {}))
     except ValidationError as error:
-        raise SweepError(f"{place}: {error}") from None
+        raise SweepError(f"{place}:\n{problems(error)}") from None
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

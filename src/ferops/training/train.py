@@ -92,9 +92,7 @@ def train(
         tracking.StoreError: if MLflow's store cannot be written.
     """
     recipe = settings.recipe
-    patt_lite.require_backbone(recipe.backbone)
-    if recipe.teacher:
-        teacher.require_teacher(Path(recipe.teacher))
+    require_weights(recipe)
     lineage = tracking.lineage()  # now: training is long, and somebody may commit meanwhile
     dataset = Dataset.open(dataset_dir)
     device = prepare(recipe)
@@ -123,6 +121,17 @@ def train(
                 ) from error
         checkpoint.clear()
     return card
+
+
+def require_weights(recipe: Recipe) -> None:
+    """Refuse a recipe whose backbone or teacher is a path to nothing, before any work.
+
+    Raises:
+        BackboneUnavailableError, TeacherError: if it is.
+    """
+    patt_lite.require_backbone(recipe.backbone)
+    if recipe.teacher is not None:
+        teacher.require_teacher(Path(recipe.teacher))
 
 
 def _log_parameters(run_id: str, values: Mapping[str, Any]) -> None:
@@ -194,7 +203,7 @@ def keep(
             "recipe": settings.train.recipe,
             "image_size": fitted.model.get_layer("resize").height,
             "backbone": _origin(recipe.backbone),
-            "teacher": _origin(recipe.teacher) if recipe.teacher else None,
+            "teacher": None if recipe.teacher is None else _origin(recipe.teacher),
             "seed": settings.train.seed,
             "best_epoch": fitted.best_epoch,
             "device": asdict(device),
@@ -238,7 +247,7 @@ def _identity(settings: Settings, dataset: Dataset, device: Device) -> str:
         settings.train.attention,
         settings.train.seed,
         dataset.summary.sha256,
-        [_origin(weights) for weights in (recipe.backbone, recipe.teacher) if weights],
+        [_origin(weights) for weights in (recipe.backbone, recipe.teacher) if weights is not None],
         asdict(device),
         [keras.__version__, backend, np.__version__],
         [files.sha256(Path(module.__file__)) for module in CODE if module.__file__],
