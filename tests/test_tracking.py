@@ -38,6 +38,26 @@ def test_a_run_that_the_store_lost_becomes_a_new_one_that_says_so() -> None:
     assert tracking.connect().get_run(run_id).data.tags["ferops.continues"] == "0" * 32
 
 
+def test_a_store_that_cannot_be_asked_is_named_and_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = tracking.connect()
+
+    def unreachable(*_: object) -> None:
+        raise mlflow.exceptions.MlflowException("no route to host")
+
+    with monkeypatch.context() as patch, pytest.raises(tracking.StoreError, match="no route to host"):
+        patch.setattr(mlflow, "get_run", unreachable)
+        with tracking.run("evaluation", run_id="0" * 32):
+            pass
+    assert tracking.connect().search_runs(search_all_experiments=True).empty
+
+    (tmp_path / "damaged.db").write_bytes(b"no database" * 99)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/damaged.db")
+    with pytest.raises(tracking.StoreError, match=r"damaged\.db cannot be used.*not a database"):
+        tracking.close_abandoned("0" * 32)
+
+
 def test_an_error_ends_the_run_as_failed() -> None:
     with pytest.raises(RuntimeError), tracking.run("doomed") as run_id:
         raise RuntimeError

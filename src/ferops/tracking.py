@@ -55,19 +55,20 @@ def _experiment_id(mlflow: Any, name: str) -> str:
 
 
 class StoreError(RuntimeError):
-    """MLflow's store cannot be written; the message says what to do."""
+    """MLflow's store cannot be read or written; the message says what to do."""
 
 
 @contextmanager
 def written(afterwards: str) -> Iterator[None]:
-    """Turn whatever MLflow raises while it writes into `StoreError`; `afterwards` says how work goes on."""
+    """Turn whatever MLflow raises while it is asked into `StoreError`; `afterwards` says how work goes on."""
     try:
         yield
     except Exception as error:  # sqlalchemy's, requests', MLflow's own
         uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE.resolve()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StoreError(
-            f"MLflow's store {uri} cannot be written ({str(error).splitlines()[0]}): make room or look after "
-            f"the server; {afterwards}"
+            f"MLflow's store {uri} cannot be used ({reason}): make room or look after the server; "
+            f"{afterwards}"
         ) from error
 
 
@@ -97,25 +98,28 @@ def run(
 
     A `run_id` that the store no longer has (a run or database that was deleted, another server) becomes a
     new run with the tag `ferops.continues`, so that cached pipeline results never point to nothing.
+
+    Raises:
+        StoreError: if the run cannot be opened.
     """
-    mlflow = connect()
-    client = mlflow.MlflowClient()
-    experiment_id = _experiment_id(mlflow, experiment)
-    extra = dict(tags or {})
-    ends: str | None = None
-    if attempt:
-        run_id, extra[ATTEMPT] = _begun(mlflow, attempt), attempt
-    elif run_id is not None:
-        ends = _status(mlflow, run_id)
-        if ends is None:
-            extra["ferops.continues"], run_id = run_id, None
-    if run_id is None:
-        tags = {**lineage(), **extra}
-        active = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags)
-    else:  # it keeps the commit and the parameters that began it
-        active = mlflow.start_run(run_id=run_id)
-        if ends:
-            client.set_terminated(run_id, ends)  # at once: should this process be killed, it stands
+    with written("then run the same command again"):
+        mlflow = connect()
+        experiment_id = _experiment_id(mlflow, experiment)
+        extra = dict(tags or {})
+        ends: str | None = None
+        if attempt:
+            run_id, extra[ATTEMPT] = _begun(mlflow, attempt), attempt
+        elif run_id is not None:
+            ends = _status(mlflow, run_id)
+            if ends is None:
+                extra["ferops.continues"], run_id = run_id, None
+        if run_id is None:
+            tags = {**lineage(), **extra}
+            active = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags)
+        else:  # it keeps the commit and the parameters that began it
+            active = mlflow.start_run(run_id=run_id)
+            if ends:  # at once: should this process be killed, it stands
+                mlflow.MlflowClient().set_terminated(run_id, ends)
     try:
         if run_id is not None:
             mlflow.set_tags(extra)
@@ -129,11 +133,16 @@ def run(
 
 
 def close_abandoned(attempt: str) -> None:
-    """Mark the run of an attempt as KILLED whose process is gone but which the store shows as RUNNING."""
-    mlflow = connect()
-    run_id = _begun(mlflow, attempt)
-    if run_id and _status(mlflow, run_id) == "RUNNING":
-        mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+    """Mark the run of an attempt as KILLED whose process is gone but which the store shows as RUNNING.
+
+    Raises:
+        StoreError: if the store cannot be asked.
+    """
+    with written("then run the same command again"):
+        mlflow = connect()
+        run_id = _begun(mlflow, attempt)
+        if run_id and _status(mlflow, run_id) == "RUNNING":
+            mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
 def _begun(mlflow: Any, attempt: str) -> str | None:
@@ -151,7 +160,9 @@ def _status(mlflow: Any, run_id: str) -> str | None:
     """Status of a run; none where the store has it no longer, or only in its bin."""
     try:
         info = mlflow.get_run(run_id).info
-    except mlflow.exceptions.MlflowException:
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # unreachable is not gone
+            raise
         return None
     return str(info.status) if info.lifecycle_stage == "active" else None
 
@@ -190,7 +201,7 @@ def git_commit() -> str | None:
     try:
         commit = git("rev-parse", "HEAD").strip()
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!dvc.lock", ":!reports")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}-dirty" if changed else commit
 

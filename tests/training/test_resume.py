@@ -225,6 +225,23 @@ def test_two_trainings_of_the_same_do_not_overwrite_each_other(
         assert begun["git_commit"] == "c0ffee"
 
 
+def test_a_checkpoint_folder_that_cannot_be_written_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with (
+        pytest.raises(CheckpointError, match="FEROPS_CHECKPOINT_DIR"),
+        Checkpoint.claim(tmp_path / "file", "a" * 64),
+    ):
+        pass
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    with pytest.MonkeyPatch.context() as patch, Checkpoint.claim(tmp_path, "a" * 64) as one:
+        patch.setattr(checkpoint.files, "write_json", full)
+        with pytest.raises(CheckpointError, match="make room"):
+            one.begin({})
+
+
 def test_unfinished_trainings_do_not_fill_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

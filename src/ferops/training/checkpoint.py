@@ -97,18 +97,20 @@ class Checkpoint:
             identity: hex digest of all that the training depends on.
 
         Raises:
-            CheckpointError: if another process trains the same.
+            CheckpointError: if another process trains the same, or the folder cannot be written.
         """
         folder = root / identity[:16]
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=PATIENCE_SECONDS)
         except Timeout:
             raise CheckpointError(
                 f"another process is training this very recipe on this data (it holds {folder}): "
                 "wait for it, or change train.seed"
             ) from None
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         try:
             for torn in folder.glob(".*.tmp-*"):  # what a killed process was writing
                 torn.unlink(missing_ok=True)
@@ -132,11 +134,17 @@ class Checkpoint:
 
         Returns:
             What was noted: of a training that is resumed, when it began.
+
+        Raises:
+            CheckpointError: if it cannot be noted.
         """
         origin = self.origin
         if origin is None:
             origin = {"attempt": uuid.uuid4().hex, **lineage}
-            files.write_json(self.folder / RUN, origin)
+            try:
+                files.write_json(self.folder / RUN, origin)
+            except OSError as error:
+                raise _unwritable(self.folder, error) from error
         return origin
 
     def save(self, state: State) -> None:
@@ -301,6 +309,13 @@ def identity(*parts: Any) -> str:
     """Digest of what a training depends on: JSON-like values, dataclasses too."""
     content = json.dumps(parts, sort_keys=True, default=asdict)
     return files.sha256_of(content.encode())
+
+
+def _unwritable(folder: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoints cannot be written to {folder} ({error}): make room, or let FEROPS_CHECKPOINT_DIR name "
+        "a folder that can be written"
+    )
 
 
 def _groups(state: State) -> dict[str, list[NDArray[Any]]]:
