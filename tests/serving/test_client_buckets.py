@@ -1,6 +1,7 @@
 """The log tells whether one client sends nearly all, and not which."""
 
 import multiprocessing
+import os
 import stat
 import time
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,17 @@ def test_the_key_of_a_day_is_for_the_service_alone_and_ends_with_the_day(tmp_pat
     tomorrow()
     ClientBuckets(tmp_path).bucket("203.0.113.7")
     assert len(keys(tmp_path)) == 1 and not today.exists()
+
+
+def test_a_key_that_a_full_disk_cut_short_is_made_anew(tmp_path):
+    cut = tmp_path / "keys" / f"{datetime.now(UTC):%Y-%m-%d}"
+    cut.parent.mkdir()
+    cut.write_bytes(b"")
+    worker = ClientBuckets(tmp_path)
+    assert worker.bucket("203.0.113.7") is None and cut.exists(), "another worker may be writing it"
+    os.utime(cut, (cut.stat().st_mtime - 60,) * 2)
+    assert worker.bucket("203.0.113.7") is None
+    assert worker.bucket("203.0.113.7") == ClientBuckets(tmp_path).bucket("203.0.113.7") is not None
 
 
 def test_a_service_that_nobody_asks_any_more_loses_its_key_at_compaction(tmp_path):

@@ -23,6 +23,9 @@ KEYS_FOLDER = "keys"
 #: One of 256 buckets: enough that one client does not look like many, too few to tell clients apart.
 DIGEST_BYTES = 1
 KEY_BYTES = 32
+
+#: Seconds after which a key that is not whole was left by a full disk or a killed worker.
+WRITTEN_BY_THEN_S = 1.0
 _DAY_S = 86_400
 
 
@@ -69,8 +72,10 @@ def _shared_key(log_dir: Path, day: int) -> bytes:
         with os.fdopen(handle, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
     key = path.read_bytes()
-    if len(key) != KEY_BYTES:
-        raise OSError(f"{path} is not written yet")  # by another worker: the next prediction finds it
+    if len(key) != KEY_BYTES:  # another worker writes it at this moment, or could not: it is made anew
+        if time.time() - path.stat().st_mtime > WRITTEN_BY_THEN_S:
+            path.unlink(missing_ok=True)
+        raise OSError(f"{path} is not written yet")
     delete_keys(log_dir, before=name)
     return key
 

@@ -8,6 +8,7 @@ without end. These name the routes that there are.
 """
 
 import functools
+import logging
 import os
 import time
 from contextlib import suppress
@@ -22,11 +23,21 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
+#: Where prometheus_client's workers meet: a folder with a file for each kind of metric and each worker.
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+SHARED_KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")
+
+#: Of each such file, bytes: several times what all routes, statuses and codes come to.
+SHARED_BYTES = 2**18
+
+logger = logging.getLogger("bentoml.ferops")
+
 
 class Metrics:
     """One worker's metrics. Make it in the worker: BentoML says only there where workers meet."""
 
     def __init__(self) -> None:
+        _reserve_space()
         import prometheus_client  # not above: it decides when imported how processes share their numbers
         from prometheus_client import Counter, Gauge, Histogram
 
@@ -110,7 +121,7 @@ class Metrics:
     def page(self) -> tuple[bytes, str]:
         """The text for Prometheus and its content type."""
         registry = self._registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        if SHARED in os.environ:
             from prometheus_client import multiprocess
 
             registry = self._client.CollectorRegistry()
@@ -118,9 +129,29 @@ class Metrics:
         return self._client.generate_latest(registry), self._client.CONTENT_TYPE_LATEST
 
 
+def _reserve_space() -> None:
+    """Take this worker's space on the disk now; where there is none, keep its metrics in memory.
+
+    prometheus_client maps files with holes into memory. To fill a hole when the disk is full ends the process
+    by SIGBUS, which no handler of errors sees.
+    """
+    if SHARED not in os.environ:
+        return
+    files = [Path(os.environ[SHARED]) / f"{kind}_{os.getpid()}.db" for kind in SHARED_KINDS]
+    try:
+        for file in files:
+            if not file.exists():  # else it is of an earlier worker of this number, whose counts go on
+                file.write_bytes(bytes(SHARED_BYTES))
+    except OSError as error:
+        logger.warning("metrics are of each worker alone, not summed: %s", error)
+        for file in files:
+            file.unlink(missing_ok=True)
+        del os.environ[SHARED]
+
+
 def _forget_dead_workers() -> None:
     """Remove what killed workers left: they answer no more."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    folder = os.environ.get(SHARED)
     for path in Path(folder).glob("gauge_live*_*.db") if folder else ():
         try:
             os.kill(int(path.stem.rpartition("_")[2]), 0)
