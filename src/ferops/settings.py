@@ -342,9 +342,11 @@ class Settings(Section):
 
 
 class Environment(BaseSettings):
-    """What differs between machines: `FEROPS_<NAME>` variables, or a `.env` file."""
+    """What differs between machines: `FEROPS_<NAME>` variables, or a `.env` file; an empty one says nothing."""
 
-    model_config = SettingsConfigDict(env_prefix="FEROPS_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="FEROPS_", env_file=".env", env_ignore_empty=True, extra="ignore", allow_inf_nan=False
+    )
 
     params: Path = Field(Path("params.yaml"), description="the parameters file")
     log_dir: Path = Field(Path("predictions"), description="where the service logs predictions")

@@ -1,6 +1,7 @@
 """A new champion takes over a running service; a broken one does not."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -132,3 +133,19 @@ def test_a_pointer_that_cannot_be_read_changes_nothing(workplace, content):
     workplace.follower.look()
     assert len(workplace.taken) == 1
     assert workplace.refusals == [True]
+
+
+@pytest.mark.parametrize(
+    "tag", [5, None, "", "untagged", "a:b:c", "fer-classifier:../../up", "UPPER CASE:\0"]
+)
+def test_a_pointer_that_names_no_model_is_refused_once_and_the_next_one_is_followed(workplace, tag):
+    champion = workplace.promote(1)
+    workplace.follower.look()
+    replace(champion, bento_tag=tag).save(workplace.registry)
+    for _ in range(3):
+        workplace.follower.look()
+    assert workplace.refusals == [True]
+    workplace.promote(2)
+    workplace.follower.look()
+    assert workplace.refusals == [True, False]
+    assert [source.version[:3] for source in workplace.taken] == ["v1-", "v2-"]

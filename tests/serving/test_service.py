@@ -118,6 +118,24 @@ def test_the_service_imports_no_training_framework(tmp_path):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_a_setting_that_means_nothing_ends_the_start_with_a_sentence_that_names_it(tmp_path):
+    code = (
+        "import bentoml\ntry:\n import ferops.serving.service\n"
+        "except bentoml.exceptions.BentoMLException as error: print(error)"
+    )
+    wrong = {"FEROPS_WORKERS": "two", "FEROPS_TIMEOUT_S": "inf", "FEROPS_RUNTIME": "fastest"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **wrong},
+        cwd=tmp_path,
+    )
+    assert done.stderr == ""
+    for name in wrong:
+        assert f"{name}: Input should be " in done.stdout
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """The files that `bentoml serve` and `bentoml build` read, as in a clone, with nothing promoted."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 from _bentoml_sdk import Service
 from bentoml.models import BentoModel
+from pydantic import ValidationError
 
 from ferops.models.onnx import BrokenPackageError
 from ferops.promotion.champion import NoChampionError
@@ -34,16 +35,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("bentoml.ferops")
 
-environment = Environment()
-drain = Drain(environment.drain_s)
-
 # At import, so that the first process fails, and not each worker that it would start again and again.
 # BentoML's command line shows its own exceptions as one line and exits with 1.
 try:
+    environment = Environment()
     source = find_source(environment)
     challenger = find_challenger(environment.shadow) if environment.shadow else None
+except ValidationError as error:
+    wrong = [f"FEROPS_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()]
+    raise bentoml.exceptions.BentoMLException("; ".join(wrong)) from None
 except (NoChampionError, BrokenPackageError, OSError, ValueError) as error:
     raise bentoml.exceptions.BentoMLException(str(error)) from None
+
+drain = Drain(environment.drain_s)
 
 
 class Bare(Service[Any]):
