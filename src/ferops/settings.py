@@ -342,7 +342,7 @@ class Settings(Section):
 
 
 class Environment(BaseSettings):
-    """What differs between machines: `FEROPS_<NAME>` variables, or a `.env` file; an empty one says nothing."""
+    """What differs between machines: `FEROPS_<NAME>` variables that are not empty, or a `.env` file."""
 
     model_config = SettingsConfigDict(
         env_prefix="FEROPS_", env_file=".env", env_ignore_empty=True, extra="ignore", allow_inf_nan=False

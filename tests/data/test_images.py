@@ -78,6 +78,30 @@ def test_a_progressive_jpeg_is_read() -> None:
     assert decode(_with_scans(0)).size == (48, 48)
 
 
+def test_a_photo_with_a_film_behind_it_is_read() -> None:
+    photo = _encoded(Image.fromarray(RAMP), "JPEG", progressive=True, restart_marker_rows=1)
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xda..." * 400
+    assert np.array_equal(face(decode(photo + film)), face(decode(photo)))
+
+
+@pytest.mark.parametrize("before", [b"\xff\xff", b"\xff\xe1\x00\x06\xff\xd9..", b"...."])
+def test_scans_are_counted_whatever_stands_before_them(before: bytes) -> None:
+    content = _with_scans(400)
+    at = content.index(b"\xff\xda") if before == b"...." else 2
+    with pytest.raises(ImageError, match="100 scans"):
+        decode(content[:at] + before + content[at:])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0" + b"\xff" * 50, b"Exif\0\0MM\0*\0\0", b"Exif\0\0"])
+def test_a_picture_whose_exif_data_are_damaged_is_taken_as_it_lies(kind: str, exif: bytes) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    whole, damaged = (
+        _encoded(Image.fromarray(RAMP), kind, **more) for more in (options, options | {"exif": exif})
+    )
+    assert np.array_equal(face(decode(damaged)), face(decode(whole)))
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,14 +73,39 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(
             "too_many_pixels", f"the image is {image.width}x{image.height}: more than {MAX_SIDE} pixels long"
         )
-    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+    if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
         raise ImageError("not_an_image", f"the JPEG has more than {MAX_SCANS} scans: save it anew")
     try:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # as above: zlib, struct and index errors among them
         raise ImageError("truncated", "the image is truncated or damaged: send it again, whole") from None
+    with suppress(Exception):  # damaged EXIF data say nothing of the pixels, nor which side is up
+        ImageOps.exif_transpose(image, in_place=True)
     return image
+
+
+def _scans(jpeg: bytes) -> int:
+    """Scans of a JPEG up to its end, counted no further than one too many.
+
+    What comes behind the end is no part of it: phones put a film of seconds there, whose bytes look like
+    anything. Segments have their length behind the marker, a scan's data go on to the next one; `FF 00`
+    and restarts (D0 to D7) are within them (ITU T.81, B.1.1).
+    """
+    if jpeg.count(b"\xff\xda") <= MAX_SCANS:  # as in nearly all: no need to look closer
+        return 0
+    scans, place = 0, 2
+    while scans <= MAX_SCANS and (place := jpeg.find(b"\xff", place)) >= 0:
+        marker = jpeg[place + 1 : place + 2]
+        if marker == b"\xff":
+            place += 1
+        elif marker in (b"", b"\xd9"):
+            break
+        elif marker <= b"\x01" or b"\xd0" <= marker <= b"\xd8":
+            place += 2
+        else:
+            scans += marker == b"\xda"
+            place += 2 + int.from_bytes(jpeg[place + 2 : place + 4])
+    return scans
 
 
 def grey(image: Image.Image) -> Image.Image:
