@@ -112,6 +112,32 @@ def test_what_keras_cannot_read_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "absent")
 
 
+def test_a_model_that_does_not_tell_its_input_or_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    layers = keras.layers
+    unbuilt = keras.Sequential([layers.Flatten(), layers.Dense(7, activation="softmax")])
+    with pytest.raises(UnusableModelError, match=r"theirs\.keras cannot be used: .*Sequential without Input"):
+        load(saved(unbuilt, tmp_path))
+    broken = image_to(7)
+    broken.set_weights([np.full_like(weight, np.nan) for weight in broken.get_weights()])
+    with pytest.raises(UnusableModelError, match="NaN or infinity"):
+        load(saved(broken, tmp_path))
+    images = keras.Input((48, 48, 3))
+    pixels = layers.Flatten()(images)
+    spread = keras.ops.mean(keras.ops.std(pixels, axis=0))
+    apart = (pixels - keras.ops.mean(pixels, axis=0)) / spread  # 0 / 0 of one image
+    needs_company = load(saved(keras.Model(images, layers.Dense(7)(apart)), tmp_path))
+    with pytest.raises(UnusableModelError, match="in a batch of 1"):
+        needs_company.predict(np.zeros((1, 48, 48, 3), np.uint8))
+
+
+def test_a_folder_whose_card_is_none_is_refused(tmp_path: Path) -> None:
+    saved(reader(), tmp_path).rename(tmp_path / "model.keras")
+    for content in ("{}", "[]", '{"training_data": {"datasets": []}, "labels": [], "own_labels": []}'):
+        (tmp_path / "card.json").write_text(content)
+        with pytest.raises(UnusableModelError, match=r"card\.json is no model's card"):
+            load(tmp_path)
+
+
 def test_labels_must_name_each_emotion_once(tmp_path: Path) -> None:
     path = saved(reader(), tmp_path)
     with pytest.raises(UnusableModelError, match="exactly once"):
@@ -146,3 +172,12 @@ def test_a_model_that_is_read_right_or_is_bad_however_it_is_read_passes(tmp_path
     blind = image_to(7)
     blind.set_weights([np.zeros_like(weight) for weight in blind.get_weights()])
     refuse_misreading(load(saved(blind, tmp_path)), *faces())
+
+
+def test_a_model_that_guesses_is_not_taken_for_misread_on_few_images(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    guessing = load(saved(image_to(7), tmp_path))
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (50, 48, 48, 3)).astype(np.uint8)
+    for _ in range(6):
+        refuse_misreading(guessing, images, generator.integers(0, 7, len(images)))

@@ -73,12 +73,20 @@ class Card:
 
     @classmethod
     def load(cls, path: Path) -> "Card":
-        """Read `card.json`."""
+        """Read `card.json`.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is no card.
+        """
         raw = files.read_json(path)
-        raw["training_data"] = TrainingData(
-            **{**raw["training_data"], "datasets": tuple(raw["training_data"]["datasets"])}
-        )
-        return cls(**{**raw, "labels": tuple(raw["labels"]), "own_labels": tuple(raw["own_labels"])})
+        try:
+            raw["training_data"] = TrainingData(
+                **{**raw["training_data"], "datasets": tuple(raw["training_data"]["datasets"])}
+            )
+            return cls(**{**raw, "labels": tuple(raw["labels"]), "own_labels": tuple(raw["own_labels"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no model's card: {error!r}") from error
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ logits. What a file does not tell (the order of its outputs, the range of its pi
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from ferops.models.classifier import Card, Images, Predictions, TrainingData
 PixelRange = Literal["0..255", "0..1", "-1..1"]
 PIXEL_RANGES: tuple[PixelRange, ...] = get_args(PixelRange)
 
-#: How much more often another reading must be right before the given one counts as a mistake.
+#: How much more often another reading must be right before the given one counts as a mistake: at least this,
+#: and four standard errors of the difference between two that guess, for few images say little.
 MISREAD = 0.1
 
 
@@ -48,13 +50,13 @@ class KerasClassifier:
     def __init__(self, model: keras.Model, card: Card, pixels: PixelRange = "0..255") -> None:
         side, self._channels = input_size(model)
         self.model = model
+        self._card = card
         self.pixels = pixels
         self._dtype = str(model.inputs[0].dtype)
         if pixels not in PIXEL_RANGES:
             raise UnusableModelError(f"pixels {pixels!r} is none of {', '.join(PIXEL_RANGES)}")
         if self.takes_integers and pixels != "0..255":
             raise UnusableModelError(f"the model takes {self._dtype} images: their pixels are 0..255")
-        self._card = card
         self._order = permutation(card.own_labels)
         # Asked once, on noise: whether the rows are distributions must not change from batch to batch.
         noise = np.random.default_rng(0).integers(0, 256, (2, side, side, 3)).astype(np.uint8)
@@ -94,7 +96,13 @@ class KerasClassifier:
             elif self.pixels == "-1..1":
                 batch = batch / 127.5 - 1
         (answer,) = keras.tree.flatten(self.model.predict_on_batch(batch))  # a dictionary's one value too
-        return np.asarray(answer, np.float32)
+        outputs = np.asarray(answer, np.float32)
+        if not np.isfinite(outputs).all():
+            raise UnusableModelError(
+                f"{self._card.name} answers NaN or infinity to images in a batch of {len(images)}: it has "
+                "diverged, or cannot answer batches of that size"
+            )
+        return outputs
 
 
 def input_size(model: keras.Model) -> tuple[int, int]:
@@ -103,7 +111,13 @@ def input_size(model: keras.Model) -> tuple[int, int]:
     Raises:
         UnusableModelError: if it does not map square images of one or three channels to seven outputs.
     """
-    inputs, outputs = model.inputs or [], model.outputs or []
+    try:
+        inputs, outputs = model.inputs or [], model.outputs or []
+    except AttributeError:  # Keras knows them of functional models alone
+        raise UnusableModelError(
+            "the model does not tell what it takes (a subclassed one, or a Sequential without Input): save "
+            "`keras.Model(x, model(x))` with `x = keras.Input((side, side, channels))` instead"
+        ) from None
     if len(inputs) != 1 or len(outputs) != 1:
         raise UnusableModelError(
             f"the model has {len(inputs)} inputs and {len(outputs)} outputs: "
@@ -169,7 +183,7 @@ def refuse_misreading(classifier: KerasClassifier, images: Images, labels: NDArr
         labels: int64 `[N]`.
 
     Raises:
-        UnusableModelError: if another reading is right more often by `MISREAD`.
+        UnusableModelError: if another reading is right more often by `MISREAD`, and surely so.
     """
     given = (classifier.card.own_labels, classifier.pixels)
     ranges = ("0..255",) if classifier.takes_integers else PIXEL_RANGES
@@ -179,7 +193,9 @@ def refuse_misreading(classifier: KerasClassifier, images: Images, labels: NDArr
         answer = KerasClassifier(classifier.model, card, pixels).predict(images).probabilities
         right[order, pixels] = float((answer.argmax(axis=1) == labels).mean())
     best = max(right, key=lambda reading: (right[reading], reading == given))
-    if right[best] > right[given] + MISREAD:
+    guess = 1 / NUM_EMOTIONS
+    noise = 4 * math.sqrt(2 * guess * (1 - guess) / len(labels))
+    if right[best] > right[given] + max(MISREAD, noise):
         advice = [f"--labels {','.join(best[0])}"] if best[0] != given[0] else []
         advice += [f"--pixels {best[1]}"] if best[1] != given[1] else []
         raise UnusableModelError(
