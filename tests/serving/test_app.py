@@ -1,5 +1,6 @@
 """The routes, in process: everything a client can send, without starting a server."""
 
+import gzip
 import io
 import json
 
@@ -150,6 +151,21 @@ def test_a_request_without_an_image_is_refused(client):
     assert_refused(client.post("/predict", content=b"", headers=closing), 400, "bad_multipart")
     no_boundary = {"content-type": "multipart/form-data"}
     assert_refused(client.post("/predict", content=png(), headers=no_boundary), 400, "bad_multipart")
+
+
+def test_a_wish_in_the_wrong_place_is_refused_rather_than_passed_over(client):
+    form = {"files": [("images", ("face.png", png()))], "data": {"faces": "auto"}}
+    refused = client.post("/predict", **form)
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_faces")
+    assert "/predict?faces=auto" in refused.json()["message"]
+
+
+def test_a_packed_body_is_refused_with_a_sentence_that_says_so(client):
+    asked = client.build_request("POST", "/predict", files=[("images", ("face.png", png()))])
+    headers = {"content-type": asked.headers["content-type"], "content-encoding": "gzip"}
+    refused = client.post("/predict", content=gzip.compress(asked.read()), headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+    assert "Content-Encoding" in refused.json()["message"]
 
 
 def test_too_many_images_are_refused(client):

@@ -1,6 +1,7 @@
 """The page at `/` as people use it: in a real browser where there is one, and its parts without."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,13 @@ def test_a_reduced_precision_is_described_with_its_own_accuracy(client):
     choice = Choice("auto", "openvino-bf16", reduced=True, passed_over={}, evidence=evidence)
     app.state.serving.predictor.classifier.choice = choice
     assert client.get("/about").json()["accuracy"] == {"value": 0.6, "interval": None, "images": 3309}
+
+
+def test_whether_faces_are_kept_is_told(client):
+    assert client.get("/about").json()["keeps_images"] is False
+    serving = app.state.serving
+    serving.predictor = replace(serving.predictor, keep_images=True)
+    assert client.get("/about").json()["keeps_images"] is True
 
 
 def contrast(one, other):
@@ -187,6 +195,22 @@ def test_what_is_no_picture_is_answered_with_a_sentence(opened, tmp_path):
     opened.upload("#file", tmp_path / "notes.png")
     opened.wait("document.getElementById('said').className === 'wrong'")
     assert "no image" in said(opened)
+
+
+@pytest.mark.server
+def test_the_same_picture_can_be_sent_again(opened):
+    for _ in range(2):
+        opened.evaluate("document.getElementById('file').click()")
+        assert opened.evaluate("document.getElementById('file').value") == ""
+        opened.upload("#file", PHOTO)
+        opened.wait("document.getElementById('said').textContent.startsWith('1 face')")
+        opened.evaluate("document.getElementById('said').textContent = ''")
+
+
+@pytest.mark.server
+def test_it_says_what_is_kept_only_when_it_knows(opened):
+    opened.wait("document.getElementById('kept').textContent === 'Pictures are not kept.'")
+    assert "kept" not in re.sub('id="kept"', "", (STATIC / "index.html").read_text())
 
 
 @pytest.mark.server

@@ -126,6 +126,10 @@ SCHEMAS: Schema = {
                     ),
                 ],
             },
+            "keeps_images": {
+                "type": "boolean",
+                "description": "whether each face is logged too, grey and 48x48",
+            },
             "drift": {
                 "description": "the monitor's last verdict; null where none is at hand",
                 "oneOf": [

@@ -85,7 +85,7 @@ async def asset(request: Request) -> Response:
 
 
 async def about(request: Request) -> Response:
-    """Model, recorded accuracy and last drift verdict, as the page shows them."""
+    """Model, recorded accuracy, what is kept, and last drift verdict, as the page shows them."""
     serving = request.app.state.serving
     classifier, monitoring = serving.predictor.classifier, serving.limits.monitoring_dir
     found = await anyio.to_thread.run_sync(monitored, monitoring)
@@ -99,6 +99,7 @@ async def about(request: Request) -> Response:
                 "trained_on": list(classifier.card.training_data.datasets),
             },
             "accuracy": recorded_accuracy(classifier),
+            "keeps_images": serving.predictor.keep_images,
             **found,
         }
     )

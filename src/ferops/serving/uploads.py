@@ -78,6 +78,8 @@ class _Parts:
             )
 
     def on_headers_finished(self) -> None:
+        if self._part.name == "faces":  # passed over, the whole photograph would be taken for a face
+            raise UploadError(422, "bad_faces", "`faces` belongs into the address: /predict?faces=auto")
         if self._part.name in FIELDS and len(self.images) >= self._max_images:
             raise UploadError(
                 413,
@@ -149,8 +151,13 @@ async def read_images(
         take: called with the size of each piece that comes in; may refuse the request.
 
     Raises:
-        UploadError: 415 for another content type, 413 for too much, 400 for a damaged body or no image.
+        UploadError: 415 for another content type or a packed body, 422 for `faces` in the form, 413 for too
+            much, 400 for a damaged body or no image.
     """
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UploadError(
+            415, "unsupported_media_type", "send the body as it is, without a `Content-Encoding`"
+        )
     boundary = _boundary(headers.get(b"content-type", b""))
     parts = _Parts(max_images, max_bytes)
     try:

@@ -16,7 +16,7 @@ async function call(path, options = {}) {
   const token = $("token").value;
   if (token) options.headers = { ...options.headers, Authorization: `Bearer ${token}` };
   const response = await fetch(path, options).catch(() => null);
-  if (!response) throw new Error("The service does not answer.");
+  if (!response) throw new Error("The service does not answer: try again in a moment.");
   const answer = await response.json().catch(() => ({}));
   if (response.status === 401) $("token-row").hidden = false;
   if (!response.ok) throw new Error(answer.message ?? `The service answered ${response.status}.`);
@@ -103,6 +103,7 @@ function card(prediction, n) {
   return article;
 }
 
+$("file").addEventListener("click", () => ($("file").value = "")); // else the same file again would be no change
 $("file").addEventListener("change", () => $("file").files[0] && ask($("file").files[0]));
 $("faces").addEventListener("change", () => last && ask(last));
 $("ask").addEventListener("submit", (event) => event.preventDefault());
@@ -144,7 +145,7 @@ $("shoot").addEventListener("click", () => {
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   canvas.getContext("2d").drawImage(video, 0, 0);
   cameraOff();
-  canvas.toBlob((picture) => ask(picture), "image/jpeg", 0.95);
+  canvas.toBlob((picture) => (picture ? ask(picture) : say("The camera shows nothing yet: try again.", true)), "image/jpeg", 0.95);
 });
 
 function fact(term, value, link) {
@@ -157,8 +158,9 @@ function fact(term, value, link) {
 async function about() {
   let facts = [];
   try {
-    const { model, accuracy, drift, history } = await call("about");
+    const { model, accuracy, keeps_images, drift, history } = await call("about");
     $("synthetic").hidden = !model.synthetic;
+    $("kept").textContent = keeps_images ? "Each face is kept too, grey and 48 by 48 pixels." : "Pictures are not kept.";
     const range = accuracy?.interval ? ` (${accuracy.interval.map(percent).join(" to ")})` : "";
     const verdicts = { healthy: "healthy", drift: "drift found", too_few: "too few predictions to say" };
     facts = [
