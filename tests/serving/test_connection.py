@@ -1,6 +1,7 @@
 """Connections of clients that are slow, endless or half gone, on real sockets."""
 
 import json
+import socket
 import threading
 import time
 
@@ -78,6 +79,39 @@ def test_a_client_that_asks_whether_it_may_send_is_told_to(bounded):
     assert wire.socket.recv(65_536).startswith(b"HTTP/1.1 422")
 
 
+@pytest.mark.parametrize("garbage", [b"\0\0\0", b"--xyz\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 70_000])
+def test_what_came_whole_is_answered_although_garbage_follows(bounded, garbage):
+    wire = fuzz_wire.Wire(bounded[0])
+    wire.send(fuzz_wire.WHOLE * 3 + garbage)
+    assert everything(wire).count(b'{"predictions"') == 3
+
+
+@pytest.mark.parametrize(
+    "damaged, code",
+    [
+        (b"content-length: 1000\r\n\r\nhalf", b"incomplete"),
+        (b"transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", b"incomplete"),
+        (b"transfer-encoding: chunked\r\n\r\nno number\r\n", b"bad_http"),
+        (b"half-a-hea", b"incomplete"),
+    ],
+)
+def test_a_request_that_cannot_become_whole_is_answered_with_a_code(bounded, damaged, code):
+    wire = fuzz_wire.Wire(bounded[0])
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+    wire.send(head + damaged)
+    wire.socket.shutdown(socket.SHUT_WR)
+    said = everything(wire)
+    assert said.startswith(b"HTTP/1.1 400") and said.count(b"HTTP/1.1 4") == 1
+    assert b'"code": "%b"' % code in said
+
+
+def everything(wire):
+    said = b""
+    while more := wire.socket.recv(65_536):
+        said += more
+    return said
+
+
 def test_without_a_server_there_is_nothing_to_bound():
     assert bound_connections(1.0) is False
 
@@ -86,10 +120,7 @@ def test_without_a_server_there_is_nothing_to_bound():
 def test_the_service_says_what_is_wrong_with_what_is_no_http(server):
     wire = fuzz_wire.Wire(server.url)
     wire.send(b"hello\r\n\r\n")
-    said = b""
-    while more := wire.socket.recv(65_536):
-        said += more
-    head, _, body = said.partition(b"\r\n\r\n")
+    head, _, body = everything(wire).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400")
     assert json.loads(body)["code"] == "bad_http"
     assert 'ferops_refusals_total{code="bad_http"}' in server.http.get("/metrics").text

@@ -37,6 +37,7 @@ class Bounded(HttpToolsProtocol):
         self._seconds = seconds
         self._refused = refused
         self._unparsed = 0
+        self._deaf = False
         self._waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
@@ -52,6 +53,8 @@ class Bounded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Refuse what is too long, and begin to wait for what is not complete."""
+        if self._deaf:
+            return
         self._unparsed += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -62,10 +65,14 @@ class Bounded(HttpToolsProtocol):
             self._wait()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always closes
-        """A client that sent its request whole still wants the answer, though it will send no more."""
-        whole = self._working() and not self.cycle.more_body and self.scheme == "http"  # TLS cannot do it
+        """A client that will send no more still wants its answer, if only that its request is not whole."""
+        if self.scheme != "http":  # TLS cannot do it
+            return False
+        whole = self._working() and not self.cycle.more_body
         if whole:
             self.cycle.keep_alive = False
+        elif self._working() or self._unparsed:
+            self._refuse(400, "incomplete", "the client left before the request was complete")
         return whole
 
     def on_headers_complete(self) -> None:
@@ -117,10 +124,18 @@ class Bounded(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
+        """Answer with this and close; after the answers to what came before it, which came whole."""
         self._refused(code)
+        self._deaf = True
         if self._working():
-            self.transport.abort()  # another answer is on its way, which this one must not mix with
-            return
+            if not self.cycle.more_body:
+                self.cycle.keep_alive = False
+                return
+            if self.pipeline or self.cycle.response_started:  # an answer that this one must not mix with
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # it is answered here
+            self.cycle.message_event.set()
         body = json.dumps({"code": code, "message": message}).encode()
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
