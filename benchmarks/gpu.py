@@ -27,13 +27,15 @@ from typing import Any
 
 import numpy as np
 
-from ferops import files, tracking
-from ferops.data.packed import SPLITS, Packed
-from ferops.settings import load_settings
-from ferops.training.sweep import Run, SweepError, read_sweep
-
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src" / "ferops"
+sys.path.insert(0, str(SOURCE.parent))  # where there is a card, the project is not installed
+
+from ferops import files, tracking  # noqa: E402
+from ferops.data.packed import SPLITS, Packed  # noqa: E402
+from ferops.settings import load_settings  # noqa: E402
+from ferops.training.sweep import Run, SweepError, read_sweep  # noqa: E402
+
 STAGES = ("checks", "speed", "runs")
 
 #: Weights of so many trainings are kept, the best on validation first; one is about 2.3 MB.

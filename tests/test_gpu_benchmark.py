@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -112,6 +113,29 @@ def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
     return arguments.out
 
 
+NOT_INSTALLED = """
+import runpy, sys
+from pathlib import Path
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.path[:] = [path for path in sys.path if not (Path(path) / "ferops").is_dir()]
+runpy.run_path(sys.argv[1])
+print(sys.modules["ferops"].__file__, *sorted(sys.modules))
+"""
+
+
+def test_it_starts_where_the_project_is_not_installed_and_loads_no_more_than_it_says(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", NOT_INSTALLED, str(ROOT / "benchmarks" / "gpu.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    place, *loaded = done.stdout.split()
+    assert Path(place) == ROOT / "src" / "ferops" / "__init__.py"
+    assert not {"pandas", "pyarrow", "mlflow", "tensorflow", "matplotlib", "scipy"} & {*loaded}
+
+
 def test_what_comes_back_are_curves_results_and_weights(results: Path) -> None:
     found = files.read_json(results / "gpu.json")
     done, stopped = found["runs"]
@@ -202,6 +226,9 @@ def test_what_cannot_be_vouched_for_is_not_taken_over(
 ) -> None:
     parameters(store, label_smoothing=0.3)
     with pytest.raises(AdoptError, match=r"label_smoothing: here 0.3, there 0.1"):
+        take(results, tiny_dataset)
+    parameters(store, backbone="trained.keras")  # whose images the model would be said to have seen
+    with pytest.raises(AdoptError, match=r"backbone: here trained\.keras, there none"):
         take(results, tiny_dataset)
     parameters(store)
     with pytest.raises(AdoptError, match="they were kept of quick-tiny-0"):

@@ -104,14 +104,19 @@ def _finished(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _same_recipe(run: Mapping[str, Any], settings: Settings) -> None:
-    """Refuse parameters that are not those of the training; where its backbone lay may differ."""
+    """Refuse parameters that are not those of the training; where ImageNet's weights lay may differ.
+
+    A trained model's backbone has seen images, and which is told by the file that the parameters name.
+    """
     ours = settings.recipe.model_dump(mode="json") | settings.train.model_dump(
         mode="json", exclude={"recipe"}
     )
     theirs = {**run["recipe"], "attention": run["attention"], "seed": run["seed"]}
+    trained = any(Path(recipe["backbone"]).suffix == ".keras" for recipe in (ours, theirs))
+    free = {"description"} if trained else {"backbone", "description"}
     differences = [
         f"  {name}: here {ours.get(name)}, there {theirs.get(name)}"
-        for name in sorted({*ours, *theirs} - {"backbone", "description"})
+        for name in sorted({*ours, *theirs} - free)
         if ours.get(name) != theirs.get(name)
     ]
     if differences:
