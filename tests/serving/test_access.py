@@ -92,3 +92,13 @@ def test_refusals_are_counted():
 def test_who_brings_the_token_is_answered_from_anywhere(scheme):
     response = ask(Access(inner(), token="secret"), client=STRANGER, authorization=f"{scheme} secret")
     assert response.text == "answered"
+
+
+def test_a_token_from_a_file_is_the_same_without_the_end_of_its_line():
+    guarded = Access(inner(), token="secret\n")
+    assert ask(guarded, client=STRANGER, authorization="Bearer secret").text == "answered"
+    assert ask(guarded, client=STRANGER, authorization="Bearer").status_code == 401
+
+
+def test_a_blank_token_lets_no_stranger_in():
+    assert ask(Access(inner(), token=" \n"), client=STRANGER, authorization="Bearer ").status_code == 401

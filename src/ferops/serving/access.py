@@ -50,7 +50,7 @@ class Access:
         refused: Callable[[], None] = lambda: None,
     ) -> None:
         self.app = app
-        self._token = None if token is None else token.encode()
+        self._token = (token or "").strip().encode() or None  # files of secrets end with a line's end
         self._anybody = anybody
         self._refused = refused
         self._warned = False
