@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 
 from ferops.emotions import EMOTIONS
 from ferops.evaluation.calibration import expected_calibration_error, reliability
-from ferops.evaluation.metrics import bootstrap, confusion_matrix, measure, scores
+from ferops.evaluation.metrics import UnmeasurableError, bootstrap, confusion_matrix, measure, scores
 
 Answers = tuple[NDArray[np.int64], NDArray[np.float32]]
 
@@ -161,5 +161,5 @@ def test_scores_take_many_confusion_matrices_at_once() -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused(labels: NDArray, probabilities: NDArray, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UnmeasurableError, match=message):
         measure(labels, probabilities)

@@ -133,7 +133,7 @@ def evaluate(
 
     Raises:
         EvaluationError: if the test split is empty, or holds nothing but copies of training images.
-        ValueError: if the model's answers are no probabilities.
+        UnmeasurableError: if the model's answers are no probabilities.
     """
     card = classifier.card
     synthetic = dataset.summary.synthetic or card.synthetic

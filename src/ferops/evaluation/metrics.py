@@ -22,6 +22,10 @@ Score = Literal["accuracy", "macro_f1", "balanced_accuracy"]
 SCORES: tuple[Score, ...] = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
+class UnmeasurableError(ValueError):
+    """Labels and answers that no metric can be taken of; the message says why."""
+
+
 class Metrics(BaseModel):
     """What a candidate reached on a set of rows.
 
@@ -69,7 +73,7 @@ def measure(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: no rows, wrong shapes, or values that are no probabilities.
+        UnmeasurableError: no rows, wrong shapes, or values that are no probabilities.
     """
     check(labels, probabilities)
     counts = confusion_matrix(labels, probabilities.argmax(axis=1))
@@ -103,22 +107,24 @@ def check(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None
     """Refuse what cannot be measured.
 
     Raises:
-        ValueError: no rows, unequal lengths, labels outside 0 to 6, or rows that are no distribution.
+        UnmeasurableError: no rows, unequal lengths, labels outside 0 to 6, or rows that are no distribution.
     """
     if len(labels) == 0:
-        raise ValueError("there are no rows to measure")
+        raise UnmeasurableError("there are no rows to measure")
     if probabilities.shape != (len(labels), NUM_EMOTIONS):
-        raise ValueError(
+        raise UnmeasurableError(
             f"probabilities have shape {list(probabilities.shape)}, "
             f"but {len(labels)} labels need [{len(labels)}, {NUM_EMOTIONS}]"
         )
     if labels.min() < 0 or labels.max() >= NUM_EMOTIONS:
-        raise ValueError(f"labels go from {labels.min()} to {labels.max()}: expected 0 to {NUM_EMOTIONS - 1}")
+        raise UnmeasurableError(
+            f"labels go from {labels.min()} to {labels.max()}: expected 0 to {NUM_EMOTIONS - 1}"
+        )
     with np.errstate(invalid="ignore"):
         wrong = ~(np.abs(probabilities.sum(axis=1) - 1) < 1e-3) | (probabilities < 0).any(axis=1)
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(
+        raise UnmeasurableError(
             f"{int(wrong.sum())} of {len(labels)} predictions are no probabilities "
             f"(first: row {row}, {probabilities[row].tolist()}): the model diverged or lacks its softmax"
         )
