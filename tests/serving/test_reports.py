@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from http.client import HTTPConnection
 
 import pytest
@@ -121,6 +122,29 @@ def test_nothing_else_can_be_read(client, monitoring, path):
 def test_nothing_can_be_written(client, monitoring, method):
     write_reports(monitoring)
     assert client.request(method, "/monitoring/").status_code == 405
+
+
+@pytest.fixture
+def unreadable(tmp_path, monitoring):
+    """Reports of another user, who lets nobody read them."""
+    write_reports(monitoring)
+    root = os.geteuid() == 0  # who may read everything
+    tmp_path.chmod(0o700)
+    monitoring.chmod(0o000)
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+    monitoring.chmod(0o700)
+
+
+def test_reports_that_may_not_be_read_are_not_there(client, unreadable):
+    assert client.get("/monitoring/").status_code == 404
+    assert client.get(f"/monitoring/{NEW}/index.html").status_code == 404
+    about = client.get("/about")
+    assert about.status_code == 200
+    assert about.json()["drift"] is about.json()["history"] is None
 
 
 def basic(password, user="anybody"):

@@ -6,20 +6,17 @@ Plain files without a build step and nothing from other hosts; the headers forbi
 import functools
 import mimetypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ferops import files
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.report_folder import INDEX, REPORTS_FOLDER, address, stamped
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
 
 STATIC = Path(__file__).parent / "static"
 
@@ -43,44 +40,44 @@ def _swagger() -> Path:
     return Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
 
 
-class Whole(FileResponse):
-    """A file that is never given in parts: a `Range` that means nothing would be refused in another form."""
+async def static_file(path: Path, policy: str) -> Response:
+    """A file as it is, in a browser that may do no more with it than the content security policy says.
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Send it."""
-        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
-        await super().__call__({**scope, "headers": headers}, receive, send)
+    It is read before its answer begins: the monitor replaces and removes its files at any time.
 
-
-def static_file(path: Path, policy: str) -> Response:
-    """A file as it is, in a browser that may do no more with it than the content security policy says."""
+    Raises:
+        HTTPException: 404 if it cannot be read.
+    """
+    try:
+        content = await anyio.to_thread.run_sync(path.read_bytes)
+    except OSError:
+        raise HTTPException(404) from None
     headers = {
-        "accept-ranges": "none",
         "content-security-policy": policy,
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cache-control": "no-cache",
     }
-    return Whole(path, media_type=mimetypes.guess_type(path.name)[0], headers=headers)
+    return Response(content, media_type=mimetypes.guess_type(path.name)[0], headers=headers)
 
 
 async def index(_: Request) -> Response:
     """The page to try the model on."""
-    return static_file(STATIC / "index.html", POLICY)
+    return await static_file(STATIC / "index.html", POLICY)
 
 
 async def docs(_: Request) -> Response:
     """The API, described by `/openapi.json`, in Swagger UI."""
-    return static_file(STATIC / "docs.html", DOCS_POLICY)
+    return await static_file(STATIC / "docs.html", DOCS_POLICY)
 
 
 async def asset(request: Request) -> Response:
     """Scripts and styles of the two."""
     name = request.path_params["name"]
     if name in ASSETS:
-        return static_file(STATIC / name, POLICY)
+        return await static_file(STATIC / name, POLICY)
     if name in SWAGGER:
-        return static_file(_swagger() / name, POLICY)
+        return await static_file(_swagger() / name, POLICY)
     raise HTTPException(404)
 
 
@@ -122,9 +119,15 @@ def recorded_accuracy(classifier: OnnxClassifier) -> dict[str, Any] | None:
 
 
 def monitored(monitoring: Path) -> dict[str, Any]:
-    """The monitor's last verdict, and the addresses of its report and of the history, relative to `/`."""
-    history = (monitoring / REPORTS_FOLDER / INDEX).is_file()
-    return {"drift": _last_verdict(monitoring), "history": address(".") if history else None}
+    """The monitor's last verdict, and the addresses of its report and of the history, relative to `/`.
+
+    Of a folder that may not be read there is nothing to tell.
+    """
+    try:
+        history = (monitoring / REPORTS_FOLDER / INDEX).is_file()
+        return {"drift": _last_verdict(monitoring), "history": address(".") if history else None}
+    except OSError:
+        return {"drift": None, "history": None}
 
 
 def _last_verdict(monitoring: Path) -> dict[str, Any] | None:

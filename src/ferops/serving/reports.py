@@ -4,7 +4,6 @@ Addresses follow the files in `<FEROPS_MONITORING_DIR>/reports`, so that the pag
 on a disk and over HTTP. Nothing else of that folder can be read, and nothing written.
 """
 
-import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -48,10 +47,7 @@ async def report(request: Request) -> Response:
 
 
 async def _page(request: Request, place: str, policy: str) -> Response:
-    path = request.app.state.serving.limits.monitoring_dir / REPORTS_FOLDER / place
-    if not await anyio.to_thread.run_sync(path.is_file):
-        raise HTTPException(404)
-    return static_file(path, policy)
+    return await static_file(request.app.state.serving.limits.monitoring_dir / REPORTS_FOLDER / place, policy)
 
 
 routes = [
