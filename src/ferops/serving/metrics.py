@@ -10,6 +10,7 @@ without end. These name the routes that there are.
 import functools
 import logging
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -37,11 +38,11 @@ class Metrics:
     """One worker's metrics. Make it in the worker: BentoML says only there where workers meet."""
 
     def __init__(self) -> None:
+        _tidy_after_dead_workers()
         _reserve_space()
         import prometheus_client  # not above: it decides when imported how processes share their numbers
         from prometheus_client import Counter, Gauge, Histogram
 
-        _forget_dead_workers()
         self._client = prometheus_client
         self._registry = prometheus_client.CollectorRegistry()
         here: Any = {"registry": self._registry}
@@ -149,14 +150,20 @@ def _reserve_space() -> None:
         del os.environ[SHARED]
 
 
-def _forget_dead_workers() -> None:
-    """Remove what killed workers left: they answer no more."""
+def _tidy_after_dead_workers() -> None:
+    """Remove what dead workers said of themselves; of the files of what they counted keep what is filled."""
     folder = os.environ.get(SHARED)
-    for path in Path(folder).glob("gauge_live*_*.db") if folder else ():
+    for path in Path(folder).glob("*_*.db") if folder else ():
         try:
             os.kill(int(path.stem.rpartition("_")[2]), 0)
         except ProcessLookupError:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another worker does the same
+                if path.name.startswith("gauge_live"):
+                    path.unlink()
+                else:
+                    with path.open("rb") as file:
+                        filled = int.from_bytes(file.read(4), sys.byteorder)
+                    os.truncate(path, max(filled, 8))
         except (ValueError, OSError):
             pass
 
