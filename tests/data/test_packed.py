@@ -34,7 +34,14 @@ def test_other_pixels_than_packed_are_refused(
         Packed.load(tmp_path / "tiny.npz")
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "other.npz").write_bytes(b"nothing of ours")
-    with pytest.raises(PackedError, match="not a packed dataset"):
-        Packed.load(tmp_path / "other.npz")
+def test_another_file_and_half_a_file_are_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.npz"
+    pack(tiny_dataset, path)
+    whole = path.read_bytes()
+    for content in (b"nothing of ours", whole[: len(whole) // 2], whole[:-100]):
+        path.write_bytes(content)
+        with pytest.raises(PackedError, match="not a whole packed dataset"):
+            Packed.load(path)
+    np.savez(path, about=np.array('{"source": "fer2013_images"}'))
+    with pytest.raises(PackedError, match=r"not a whole packed dataset.*prefix"):
+        Packed.load(path)

@@ -12,6 +12,8 @@ import hashlib
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,9 +71,11 @@ class Packed:
             with np.load(path) as stored:
                 held = {name: stored[name] for name in stored.files}
             about = json.loads(str(held["about"]))
-        except (ValueError, KeyError, EOFError) as error:
-            raise PackedError(f"{path} is not a packed dataset (`ferops data pack`): {error}") from error
-        grey: dict[str, NDArray[np.uint8]] = {split: _decode(held, split) for split in SPLITS}
+            grey: dict[str, NDArray[np.uint8]] = {split: _decode(held, split) for split in SPLITS}
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise PackedError(
+                f"{path} is not a whole packed dataset (`ferops data pack`): {error}"
+            ) from error
         if _digest(grey) != about.pop("pixels_sha256"):
             raise PackedError(
                 f"{path} was decoded to other pixels than when it was packed: the file is damaged, or this "
