@@ -5,8 +5,10 @@
 ('3', 'fer-classifier:v3-0a1b2c3d')
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ferops import files
 
@@ -89,12 +91,17 @@ class Champion:
                 "refused every candidate, reports/gate.html says why; if it did not, `ferops promote` helps"
             )
         try:
-            content = files.read_json(path)
-            content["earlier"] = tuple(cls(**champion) for champion in content.get("earlier", ()))
-            content["withdrawn"] = tuple(content.get("withdrawn", ()))
-            return cls(**content)
+            return cls._read(files.read_json(path))
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no champion pointer ({error}): run `ferops promote`") from error
+
+    @classmethod
+    def _read(cls, content: Mapping[str, Any]) -> "Champion":
+        earlier = tuple(map(cls._read, content.get("earlier", ())))
+        champion = cls(**{**content, "earlier": earlier, "withdrawn": tuple(content.get("withdrawn", ()))})
+        if champion.bento_tag.count(":") != 1:
+            raise TypeError(f"bento_tag {champion.bento_tag!r} is no <model>:<version>")
+        return champion
 
     def folder(self) -> Path:
         """The champion's package in BentoML's model store.
