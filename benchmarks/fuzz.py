@@ -30,12 +30,12 @@ from PIL import Image
 
 from ferops.data import images as pixels
 from ferops.emotions import EMOTIONS
+from ferops.environment import Environment
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.app import app, start
 from ferops.serving.metrics import Metrics
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
-from ferops.settings import Environment
 from fuzz_requests import Sent, requests
 
 #: Nothing that is sent here is worth so many seconds of work, even on a busy machine.

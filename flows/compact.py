@@ -6,7 +6,7 @@ python flows/compact.py                  # here and now
 
 from prefect import flow, get_run_logger
 
-from ferops.settings import Environment
+from ferops.environment import Environment
 
 
 @flow(name="compact", flow_run_name="compact")

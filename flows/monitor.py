@@ -11,9 +11,9 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 
+from ferops.environment import Environment
 from ferops.monitoring.acting import Reaction, act
 from ferops.monitoring.verdict import Verdict
-from ferops.settings import Environment
 
 
 @task(retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)

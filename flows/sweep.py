@@ -15,7 +15,8 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from ferops.settings import Environment, load_settings
+from ferops.environment import Environment
+from ferops.settings import load_settings
 from ferops.training.sweep import Run, read_sweep
 
 DATASET = Path("data/dataset")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ferops.settings import Environment, Recipe, SettingsError, load_settings
+from ferops.settings import Recipe, SettingsError, load_settings
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -95,21 +95,6 @@ def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
             load_settings(tmp_path / "params.yaml")
     with pytest.raises(SettingsError, match="not valid YAML"):
         load_settings(tmp_path)
-
-
-def test_the_environment_overrides_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FEROPS_LOG_DIR", "/logs")
-    assert Environment().log_dir == Path("/logs")
-    monkeypatch.setenv("FEROPS_LOG_DIR", "")
-    assert Environment().log_dir == Path("predictions")
-
-
-def test_a_limit_is_a_finite_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FEROPS_MAX_REQUEST_MB", "inf")
-    with pytest.raises(ValueError, match="finite"):
-        Environment()
 
 
 @pytest.mark.parametrize(

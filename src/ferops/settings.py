@@ -1,11 +1,11 @@
-"""`params.yaml` and the environment, typed; an unknown key or a value out of range is refused.
+"""`params.yaml`, typed; an unknown key or a value out of range is refused.
 
     >>> settings = load_settings(Path("params.yaml"))  # doctest: +SKIP
     >>> settings.train.recipe  # doctest: +SKIP
     'synthetic'
 
-Every section of `params.yaml` is one class here, and each number's meaning stands beside it. `Environment`
-holds what differs between machines and must not be in a pipeline's parameters (addresses, folders).
+Every section of `params.yaml` is one class here, and each number's meaning stands beside it. What differs
+between machines is in `ferops.environment`.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ferops.environment import Environment
 
 Kind = TypeVar("Kind", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -23,8 +24,6 @@ Attention = Literal["feature", "patch", "batch"]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1, strict=True)]
 #: Views of an image over which answers can be averaged; see `ferops.evaluation.views`.
 Views = Literal["flipped", "ten_crop"]
-#: What computes a packaged model; see `ferops.models.runtimes`.
-Runtime = Literal["auto", "onnxruntime", "onnxruntime-cuda", "openvino", "openvino-bf16"]
 #: What validation looks at; `validation.blocking` picks from it.
 Finding = Literal[
     "schema",
@@ -339,56 +338,6 @@ class Settings(Section):
     def recipe(self) -> Recipe:
         """The recipe that `train.recipe` names."""
         return self.recipes[self.train.recipe]
-
-
-class Environment(BaseSettings):
-    """What differs between machines: `FEROPS_<NAME>` variables that are not empty, or a `.env` file."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="FEROPS_", env_file=".env", env_ignore_empty=True, extra="ignore", allow_inf_nan=False
-    )
-
-    params: Path = Field(Path("params.yaml"), description="the parameters file")
-    log_dir: Path = Field(Path("predictions"), description="where the service logs predictions")
-    registry_dir: Path = Field(Path("registry"), description="champion pointer written at promotion")
-    checkpoint_dir: Path = Field(Path("checkpoints"), description="where unfinished trainings are kept")
-    release_dir: Path = Field(Path("release"), description="model served while there is no champion")
-    monitoring_dir: Path = Field(Path("monitoring"), description="policy; reports go to reports/ in it")
-    service_url: str | None = Field(
-        None, pattern="^https?://", description="address of the service as people reach it, for links to it"
-    )
-    alert_webhook: SecretStr | None = Field(None, description="address that alerts are posted to as JSON")
-    alert_urls: SecretStr | None = Field(None, description="Apprise addresses of alerts, spaces between them")
-    prefect_api_url: str | None = Field(
-        None, validation_alias="PREFECT_API_URL", description="Prefect's own setting; alerts are events there"
-    )
-    log_durability: Literal["process", "disk"] = Field(
-        "process", description="what an answered prediction survives: the process's end, or the machine's"
-    )
-    keep_images: bool = Field(
-        False, description="keep each face (grey, 48x48) beside the log: people must have agreed to it"
-    )
-    log_clients: bool = Field(
-        True, description="note which of 256 buckets, drawn anew each day, a prediction's client falls into"
-    )
-    log_required: bool = Field(False, description="answer 503 rather than without a line in the log")
-    max_upload_mb: float = Field(8.0, gt=0, description="one uploaded image, 10^6 bytes")
-    max_request_mb: float = Field(64.0, gt=0, description="one request, 10^6 bytes")
-    max_pixels: int = Field(50_000_000, ge=2304, description="one decoded image")
-    max_request_pixels: int = Field(250_000_000, ge=2304, description="all decoded images of one request")
-    max_images: int = Field(64, ge=1, description="images in one request")
-    queue: int = Field(128, ge=1, description="requests that one worker holds; more get 503 at once")
-    queue_mb: float = Field(256.0, gt=0, description="what these requests brought, together, 10^6 bytes")
-    timeout_s: float = Field(15.0, gt=0, description="for a request to be sent and to get its turn")
-    drain_s: float = Field(0.5, ge=0, description="told to end, wait so long for clients to close")
-    workers: int = Field(1, ge=1, description="processes of the service")
-    follow_s: float = Field(2.0, ge=0, description="look for a new champion this often; 0: only at start")
-    shadow: str | None = Field(None, description="challenger beside the model: package folder or version")
-    token: SecretStr | None = Field(None, description="bearer token that every client must bring")
-    auth: Literal["auto", "off"] = Field("auto", description="auto: without a token only this machine asks")
-    package: Path | None = Field(None, description="serve this package folder instead of the champion")
-    runtime: Runtime = Field("auto", description="what computes the model; auto: the best of this machine")
-    threads: int = Field(1, ge=0, description="of the runtime for one call; 0: all cores")
 
 
 def load_settings(path: Path | None = None) -> Settings:

@@ -184,7 +184,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 def lineage() -> dict[str, str]:
     """Git commit (with `-dirty` when tracked files differ from it) and digest of the parameters file."""
-    from ferops.settings import Environment
+    from ferops.environment import Environment
 
     params = Environment().params
     return {

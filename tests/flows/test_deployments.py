@@ -11,11 +11,11 @@ import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
+from ferops.environment import Environment
 from ferops.monitoring.acting import act
 from ferops.monitoring.channels import configured
 from ferops.monitoring.history import read
 from ferops.monitoring.policy import load_policy
-from ferops.settings import Environment
 from receivers import WebReceiver, listening
 from tiny_pipeline import ORDER, write_tiny_pipeline
 from tiny_verdict import verdict

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ferops.cli import app
+from ferops.environment import Environment
 from ferops.monitoring import channels as rooms
 from ferops.monitoring.acting import STATE_FILE, act
 from ferops.monitoring.channels import Channel, configured
 from ferops.monitoring.policy import load_policy
-from ferops.settings import Environment
 from receivers import MailReceiver, WebReceiver, listening
 from tiny_verdict import verdict
 

@@ -12,13 +12,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from ferops.emotions import EMOTIONS
+from ferops.environment import Environment
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.app import app, start
 from ferops.serving.log_reader import read_feedback, read_predictions
 from ferops.serving.metrics import Metrics
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
-from ferops.settings import Environment
 from serving_client import png
 from tiny_package import write_tiny_package
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from ferops.environment import Environment
 from ferops.models.onnx import OnnxClassifier
 from ferops.monitoring.compaction import compact
 from ferops.monitoring.policy import LogPolicy
@@ -20,7 +21,6 @@ from ferops.serving.client_buckets import ClientBuckets
 from ferops.serving.log_reader import read_log
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor, Question
-from ferops.settings import Environment
 from serving_client import encoded
 from tiny_package import write_tiny_package
 

@@ -9,12 +9,12 @@ import pytest
 import uvicorn
 
 import fuzz_wire
+from ferops.environment import Environment
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.app import app, start
 from ferops.serving.connection import Bounded, bound_connections
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
-from ferops.settings import Environment
 from tiny_package import write_tiny_package
 
 SECONDS = 0.5

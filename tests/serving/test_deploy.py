@@ -6,8 +6,8 @@ import pytest
 import yaml
 from bentoml._internal.container.generate import BENTO_UID_GID
 
+from ferops.environment import Environment
 from ferops.serving.app import app
-from ferops.settings import Environment
 
 ROOT = Path(__file__).parents[2]
 

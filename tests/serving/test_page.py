@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from browser import CHROMIUM, browser
 from ferops import files
 from ferops.emotions import EMOTIONS
+from ferops.environment import Environment
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.access import Access
 from ferops.serving.app import app, start
@@ -22,7 +23,6 @@ from ferops.serving.page import SWAGGER, _swagger
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from ferops.serving.runtime import Choice
-from ferops.settings import Environment
 from tiny_package import write_tiny_package
 
 STATIC = Path(__file__).parents[2] / "src" / "ferops" / "serving" / "static"

@@ -9,13 +9,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from browser import CHROMIUM, browser
+from ferops.environment import Environment
 from ferops.models.onnx import OnnxClassifier
 from ferops.monitoring.history_page import publish
 from ferops.serving.access import Access
 from ferops.serving.app import app, start
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
-from ferops.settings import Environment
 from tiny_package import write_tiny_package
 from tiny_verdict import verdict
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from ferops.environment import Environment
 from ferops.models import runtimes
 from ferops.models.onnx import BrokenPackageError, OnnxClassifier
 from ferops.serving.app import app, start
@@ -13,7 +14,6 @@ from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from ferops.serving.runtime import open_checked
 from ferops.serving.source import find_source
-from ferops.settings import Environment
 from reduced_precision import Coarse, Confused, Rounded, write_verdict
 from tiny_package import tiny_onnx, write_tiny_package
 

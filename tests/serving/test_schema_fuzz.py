@@ -11,11 +11,11 @@ from schemathesis.checks import (
 )
 from schemathesis.generation import GenerationMode
 
+from ferops.environment import Environment
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.app import app, start
 from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
-from ferops.settings import Environment
 from tiny_package import write_tiny_package
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

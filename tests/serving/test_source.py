@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ferops.environment import Environment
 from ferops.models.onnx import BrokenPackageError
 from ferops.serving.source import find_source
-from ferops.settings import Environment
 from tiny_release import write_tiny_release
 
 

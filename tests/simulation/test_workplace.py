@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from ferops import files
+from ferops.environment import Environment
 from ferops.monitoring.policy import Policy, load_policy
-from ferops.settings import Environment
 from ferops.simulation.workplace import RECIPE, Workplace, WorkplaceError, scaled
 from repositories import commit, make_repository
 

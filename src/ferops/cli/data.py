@@ -38,8 +38,8 @@ def data_collect(
     ] = None,
 ) -> None:
     """Put kept faces that people named the emotion of into data/collected, under DVC."""
+    from ferops.environment import Environment
     from ferops.monitoring.collect import collect
-    from ferops.settings import Environment
 
     moment = since.replace(tzinfo=UTC) if since else None
     typer.echo(collect(Environment().log_dir, Path.cwd(), since=moment).sentence())

@@ -11,8 +11,8 @@ from ferops.cli.app import DATASET, PACKAGES, REPORTS, app
 @app.command(epilog="Example: FEROPS_SHADOW=packages/patt_lite bentoml serve, and later: ferops shadow")
 def shadow() -> None:
     """Say how far challengers agreed with the models that answered, by class."""
+    from ferops.environment import Environment
     from ferops.serving.shadow import read_agreements
-    from ferops.settings import Environment
 
     log_dir = Environment().log_dir
     agreements = read_agreements(log_dir)
@@ -28,8 +28,8 @@ def monitor(
     ] = False,
 ) -> None:
     """Compare logged predictions with the served model's reference. Exit: 0 healthy, 3 drift, 4 too few."""
+    from ferops.environment import Environment
     from ferops.monitoring.channels import configured, try_out
-    from ferops.settings import Environment
 
     environment = Environment()
     if test_alert:
@@ -73,7 +73,8 @@ def simulate(
     workplace: Annotated[
         Path | None, typer.Option(help="new or empty folder to work in, and keep; none: a temporary one")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for page, plot and numbers")] = REPORTS / "simulation",
+    out: Annotated[Path, typer.Option(help="folder for page, plot and numbers", file_okay=False)] = REPORTS
+    / "simulation",
 ) -> None:
     """Let drift come, be seen, learnt and left behind, in a copy of the project. Exit: 0, or 5 to 7."""
     from ferops.simulation import page
@@ -98,10 +99,10 @@ def simulate(
 @app.command(epilog="Example: ferops compact")
 def compact() -> None:
     """Turn the log's closed days into Parquet, and delete what is older than the policy says."""
+    from ferops.environment import Environment
     from ferops.monitoring.compaction import compact as run_compaction
     from ferops.monitoring.monitor import POLICY_FILE
     from ferops.monitoring.policy import load_policy
-    from ferops.settings import Environment
 
     environment = Environment()
     policy = load_policy(environment.monitoring_dir / POLICY_FILE)
@@ -113,9 +114,9 @@ def trace(
     prediction: Annotated[str, typer.Argument(help="its id, as the service answered it")],
 ) -> None:
     """Show a prediction's way back to model, run, code, parameters and data. Exit: 1 if a link is missing."""
+    from ferops.environment import Environment
     from ferops.monitoring.trace import Workspace
     from ferops.monitoring.trace import trace as run_trace
-    from ferops.settings import Environment
 
     environment = Environment()
     workspace = Workspace(
@@ -138,8 +139,8 @@ def forget(
     prediction: Annotated[str, typer.Argument(help="its id, as the service answered it")],
 ) -> None:
     """Erase a prediction, its feedback and what a challenger said of it from the log, for good."""
+    from ferops.environment import Environment
     from ferops.monitoring.forgetting import forget as run_forget
-    from ferops.settings import Environment
 
     typer.echo(run_forget(Environment().log_dir, prediction).sentence())
 
@@ -147,7 +148,7 @@ def forget(
 @app.command(epilog="Example: ferops status")
 def status() -> None:
     """Say what the champion is, what is served, what the gate said last, and where the pages are."""
-    from ferops.settings import Environment
+    from ferops.environment import Environment
     from ferops.status import describe
 
     environment = Environment()

@@ -27,10 +27,11 @@ def package_candidates() -> None:
 def gate() -> None:
     """Judge the candidates by the rules of params.yaml; a refusal is a normal outcome (exit 0)."""
     from ferops.data.store import Dataset
+    from ferops.environment import Environment
     from ferops.promotion.champion import load_champion
     from ferops.promotion.gate import decide
     from ferops.serving.trial import serve_on_trial
-    from ferops.settings import Environment, load_settings
+    from ferops.settings import load_settings
 
     settings = load_settings()
     decision = decide(
@@ -84,9 +85,9 @@ def promote(
     ] = None,
 ) -> None:
     """Make the gate's winner champion in MLflow's registry and BentoML's store; safe to repeat."""
+    from ferops.environment import Environment
     from ferops.promotion.registry import promote as run_promotion
     from ferops.promotion.registry import promote_version
-    from ferops.settings import Environment
 
     registry = Environment().registry_dir
     if version is None:
@@ -104,8 +105,8 @@ def rollback(
     ] = None,
 ) -> None:
     """Make the champion before the present one champion again; running services follow."""
+    from ferops.environment import Environment
     from ferops.promotion.registry import rollback as run_rollback
-    from ferops.settings import Environment
 
     version = None if expected is None else str(expected)
     typer.echo(run_rollback(PACKAGES, Environment().registry_dir, version).sentence())
@@ -115,8 +116,8 @@ def rollback(
 def release() -> None:
     """Put the candidate that the gate passed into release/, for git: served while there is no champion."""
     quiet_tensorflow()
+    from ferops.environment import Environment
     from ferops.promotion.build_release import Outcomes, build_release
-    from ferops.settings import Environment
 
     environment = Environment()
     outcomes = Outcomes(

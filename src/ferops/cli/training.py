@@ -21,7 +21,8 @@ from ferops.cli.app import (
 def train() -> None:
     """Train PAtt-Lite by the recipe that train.recipe names; one that was killed goes on where it was."""
     quiet_tensorflow()
-    from ferops.settings import Environment, load_settings
+    from ferops.environment import Environment
+    from ferops.settings import load_settings
     from ferops.training.train import train as run_training
 
     curves, checkpoints = REPORTS / "learning_curves.csv", Environment().checkpoint_dir
@@ -36,12 +37,14 @@ def sweep(
         list[str] | None, typer.Option(help="which group; may be repeated; none: all of them")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder for models, curves and table; none: the file's name")
+        Path | None,
+        typer.Option(help="folder for models, curves and table; none: the file's name", file_okay=False),
     ] = None,
 ) -> None:
     """Train variants of a recipe over seeds, each a tracked MLflow run; goes on where it was stopped."""
     quiet_tensorflow()
-    from ferops.settings import Environment, load_settings
+    from ferops.environment import Environment
+    from ferops.settings import load_settings
     from ferops.training.run_sweep import require_all_weights, train_run, write_report
     from ferops.training.sweep import read_sweep
 
@@ -141,7 +144,8 @@ def explain_batch_leak(
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="default: evaluation.batch_size, as the gate")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for page, plots and numbers")] = REPORTS / "batch_leak",
+    out: Annotated[Path, typer.Option(help="folder for page, plots and numbers", file_okay=False)] = REPORTS
+    / "batch_leak",
 ) -> None:
     """Same weights, same images, different neighbours: does a model's accuracy depend on the batch?"""
     quiet_tensorflow()

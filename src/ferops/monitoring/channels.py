@@ -20,10 +20,10 @@ from typing import TypeAlias
 import httpx
 from pydantic import SecretStr
 
+from ferops.environment import Environment
 from ferops.monitoring.alerts import Alert
 from ferops.serving.prediction_log import timestamp
 from ferops.serving.report_folder import REPORTS_FOLDER, page_of
-from ferops.settings import Environment
 
 Log: TypeAlias = logging.Logger | logging.LoggerAdapter
 

@@ -15,6 +15,7 @@ import pandas as pd
 from evidently.core.report import Snapshot
 
 from ferops import files, tracking
+from ferops.environment import Environment
 from ferops.monitoring import history, history_page, page
 from ferops.monitoring.drift import Comparison, compare
 from ferops.monitoring.expected_accuracy import estimate
@@ -34,7 +35,6 @@ from ferops.promotion.champion import Champion
 from ferops.promotion.release import Release, served_model
 from ferops.serving.prediction_log import timestamp
 from ferops.serving.report_folder import INDEX, REPORTS_FOLDER, page_of, stamped
-from ferops.settings import Environment
 
 POLICY_FILE = "policy.yaml"
 VERDICT_FILE = "verdict.json"

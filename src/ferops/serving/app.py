@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ferops.emotions import EMOTIONS, UnknownEmotionError, canonical
+from ferops.environment import Environment
 from ferops.models.cores import cores
 from ferops.serving import faces, openapi, page, reports
 from ferops.serving.admission import RETRY_AFTER_S, Admission
@@ -32,7 +33,6 @@ from ferops.serving.prediction_log import timestamp
 from ferops.serving.predictor import Predictor, Question, UnloggedError, UnusableImageError
 from ferops.serving.source import Source
 from ferops.serving.uploads import UploadError, read_images
-from ferops.settings import Environment
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

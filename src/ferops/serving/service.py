@@ -15,6 +15,7 @@ from _bentoml_sdk import Service
 from bentoml.models import BentoModel
 from pydantic import ValidationError
 
+from ferops.environment import Environment
 from ferops.models.onnx import BrokenPackageError
 from ferops.promotion.champion import NoChampionError
 from ferops.serving.access import Access
@@ -28,7 +29,6 @@ from ferops.serving.prediction_log import PredictionLog
 from ferops.serving.predictor import Predictor
 from ferops.serving.shadow import Shadow
 from ferops.serving.source import find_challenger, find_source
-from ferops.settings import Environment
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -6,12 +6,12 @@ from pathlib import Path
 import bentoml
 
 from ferops import files, tracking
+from ferops.environment import Environment
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, RECORDED_FILE, BrokenPackageError, OnnxClassifier
 from ferops.models.runtimes import REFERENCE
 from ferops.promotion.champion import Champion, NoChampionError
 from ferops.promotion.release import load_release, served_model
 from ferops.serving.runtime import open_checked
-from ferops.settings import Environment
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from ferops import files
 from ferops.data.collected import reject
 from ferops.data.store import Dataset
+from ferops.environment import Environment
 from ferops.monitoring.acting import Reaction, act
 from ferops.monitoring.alerts import Alert
 from ferops.monitoring.channels import Channel
@@ -30,7 +31,6 @@ from ferops.monitoring.policy import Policy, load_policy
 from ferops.pipeline import StageFailedError, StageOutcome
 from ferops.promotion.champion import POINTER_FILE, Champion
 from ferops.promotion.decision import Decision
-from ferops.settings import Environment
 from ferops.simulation.drifts import DRIFTS
 from ferops.simulation.timeline import Event, Look, Outcome, Plan, Span, Timeline, curve
 from ferops.simulation.traffic import Answer, Traffic, synthetic_faces

@@ -23,10 +23,11 @@ import yaml
 
 from ferops import files, tracking
 from ferops.data.versioned import edited, require_dvc
+from ferops.environment import Environment
 from ferops.monitoring.monitor import POLICY_FILE
 from ferops.pipeline import StageOutcome, reproduce, stages
 from ferops.serving.trial import running_service
-from ferops.settings import Environment, Settings, load_settings
+from ferops.settings import Settings, load_settings
 
 #: Settings of this machine that must not reach into a simulation.
 FOREIGN = ("BENTOML_", "FEROPS_", "GIT_", "MLFLOW_", "PREFECT_")

@@ -18,8 +18,9 @@ import numpy as np
 
 from ferops import files, tracking
 from ferops.data.store import Dataset
+from ferops.environment import Environment
 from ferops.models.classifier import Card
-from ferops.settings import Environment, Settings
+from ferops.settings import Settings
 from ferops.training.callbacks import Best
 from ferops.training.device import Device
 from ferops.training.fit import Fitted, finished
