@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from ferops import settings
+from ferops.environment import Runtime
 from ferops.models import openvino
 from ferops.models.onnx import BrokenPackageError, CudaClassifier, OnnxClassifier, RuntimeUnavailableError
 from ferops.models.openvino import OpenVinoBf16Classifier, OpenVinoClassifier
@@ -108,7 +108,7 @@ def test_a_machine_without_openvino_or_a_gpu_says_so(package, monkeypatch):
         CudaClassifier(package)
 
 
-def test_the_settings_know_every_runtime():
-    assert set(get_args(settings.Runtime)) == {"auto", *RUNTIMES}
+def test_the_environment_may_ask_for_every_runtime():
+    assert set(get_args(Runtime)) == {"auto", *RUNTIMES}
     assert PREFERENCE[-1] == REFERENCE and set(PREFERENCE) <= set(RUNTIMES)
     assert REFERENCE not in REDUCED
