@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ferops import files
+from ferops.errors import reason
 
 EXPERIMENT = "ferops"
 MONITORING_EXPERIMENT = "ferops-monitoring"
@@ -65,9 +66,8 @@ def written(afterwards: str) -> Iterator[None]:
         yield
     except Exception as error:  # sqlalchemy's, requests', MLflow's own
         uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE.resolve()
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StoreError(
-            f"MLflow's store {uri} cannot be used ({reason}): make room or look after the server; "
+            f"MLflow's store {uri} cannot be used ({reason(error)}): make room or look after the server; "
             f"{afterwards}"
         ) from error
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ferops.data.images import FACE_SIDE
 from ferops.emotions import EMOTIONS, NUM_EMOTIONS, permutation
+from ferops.errors import reason
 from ferops.models.classifier import Card, Images, Predictions, TrainingData
 
 #: What a model takes a pixel for: grey values as they are, or scaled outside the model.
@@ -161,8 +162,7 @@ def load(
     try:
         model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # unknown layers, Lambda layers, other formats: Keras raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnusableModelError(f"Keras {keras.__version__} cannot load {file}: {reason}") from error
+        raise UnusableModelError(f"Keras {keras.__version__} cannot load {file}: {reason(error)}") from error
     try:
         side, _ = input_size(model)
         card = _card(file, model, side)

@@ -17,6 +17,7 @@ import numpy as np
 from keras import layers, ops
 
 from ferops.emotions import NUM_EMOTIONS
+from ferops.errors import reason
 from ferops.models.classifier import Card, Images, Predictions
 from ferops.settings import Attention
 
@@ -150,8 +151,9 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
         try:
             _load_backbone(base, full, path)
         except Exception as error:  # no archive, damaged, unknown layers: Keras raises many kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BackboneUnavailableError(f"{path} does not fit MobileNetV1 ({reason}): {REMEDY}") from error
+            raise BackboneUnavailableError(
+                f"{path} does not fit MobileNetV1 ({reason(error)}): {REMEDY}"
+            ) from error
         if not all(np.isfinite(held).all() for held in base.get_weights()):
             raise BackboneUnavailableError(f"{path} holds weights that are no numbers: {REMEDY}")
     return base

@@ -24,6 +24,7 @@ from keras import ops
 from ferops import files
 from ferops.data.known_datasets import CHECKPOINTS
 from ferops.emotions import NUM_EMOTIONS, permutation
+from ferops.errors import reason
 from ferops.models.classifier import Card, Images, Predictions, TrainingData
 
 ARCHITECTURE = "ViTForImageClassification"
@@ -184,10 +185,9 @@ def _folder(checkpoint: str, revision: str | None) -> Path:
             )
         )
     except Exception as error:  # the hub's client has some thirty kinds, and its HTTP library more
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelUnavailableError(
             f"vit.checkpoint {checkpoint!r} is no folder here and cannot be had from the Hugging Face hub"
-            f"{f' at revision {revision}' if revision else ''} ({type(error).__name__}: {reason}); "
+            f"{f' at revision {revision}' if revision else ''} ({type(error).__name__}: {reason(error)}); "
             "download it elsewhere and give its folder"
         ) from error
 

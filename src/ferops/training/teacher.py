@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferops.emotions import NUM_EMOTIONS
+from ferops.errors import reason
 
 #: Images the teacher answers at a time.
 BATCH = 128
@@ -77,8 +78,7 @@ def ask(path: Path, grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     try:
         model: Any = keras.saving.load_model(path, compile=False)
     except Exception as error:  # no archive, damaged, unknown layers: Keras raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TeacherError(f"recipe.teacher {path} cannot be loaded: {reason}") from error
+        raise TeacherError(f"recipe.teacher {path} cannot be loaded: {reason(error)}") from error
     wanted = ((None, *grey.shape[1:], 3), (None, NUM_EMOTIONS))
     if (model.input_shape, model.output_shape) != wanted:
         raise TeacherError(
