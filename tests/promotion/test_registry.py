@@ -74,6 +74,39 @@ def test_a_verdict_on_reduced_precision_lies_beside_the_champion_and_is_no_part_
     assert load_variants(line.champion().folder()) == Variants()
 
 
+@pytest.mark.parametrize("before", ["nothing", "half a promotion", "another version"])
+def test_no_worker_finds_a_new_champion_without_the_verdicts_on_it(line, monkeypatch, before):
+    package = line.train(seed=0)
+    line.decide()
+    if before == "half a promotion":  # which ended when the model lay in the store, and nothing was judged
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killed_after(patch, registry, "_store")
+            line.promote()
+    elif before == "another version":
+        line.promote()
+        line.train_and_promote(seed=1)
+        package = line.train(seed=0)
+        line.decide()
+    verdicts = write_verdict(line.folder / "variants", package)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(patch, Champion, "save")  # what a worker sees that looks at this moment
+        line.promote()
+    assert line.champion().package_sha256 == files.sha256(package)
+    assert load_variants(line.champion().folder()) == verdicts
+
+
+def test_a_champion_comes_back_into_the_store_with_the_verdicts_on_it(line, monkeypatch):
+    package = line.train(seed=0)
+    verdicts = write_verdict(line.folder / "variants", package)
+    line.decide()
+    line.promote()
+    shutil.rmtree(line.folder / "bento" / "fer-classifier")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(patch, registry, "_store")
+        line.promote()
+    assert load_variants(line.champion().folder()) == verdicts
+
+
 def test_promoting_the_same_package_again_changes_nothing(line):
     line.train_and_promote(seed=0)
     before = line.champion()

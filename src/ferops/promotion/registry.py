@@ -81,7 +81,7 @@ def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Pro
 
     Args:
         decision: the gate's `gate.json`; verdicts on reduced precision, in `variants/` beside it, are put
-            beside the champion that they are on.
+            beside the champion that they are on before the pointer names it: no worker finds it without.
         packages: one folder per packaged candidate.
         registry: folder of the pointer.
         report: where the outcome goes.
@@ -93,12 +93,12 @@ def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Pro
     """
     from filelock import FileLock
 
-    verdict = files.read_json(decision)
+    verdict, verdicts = files.read_json(decision), decision.parent / "variants"
     registry.mkdir(parents=True, exist_ok=True)
     with FileLock(registry / ".lock"):
-        outcome = _carry_out(verdict, packages, registry)
+        outcome = _carry_out(verdict, packages, registry, verdicts)
         if champion := load_champion(registry):
-            carry_over(decision.parent / "variants", champion.folder())
+            carry_over(verdicts, champion.folder())  # it may have been judged since it was promoted
     files.write_json(report, asdict(outcome))
     return outcome
 
@@ -213,7 +213,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Promotion:
+def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path, verdicts: Path) -> Promotion:
     champion = load_champion(registry)
     candidate = verdict.get("candidate")
     package = packages / candidate if candidate else None
@@ -228,11 +228,11 @@ def _carry_out(verdict: Mapping[str, Any], packages: Path, registry: Path) -> Pr
         assert package is not None and digest is not None
         _check_current(verdict, champion, digest)
         OnnxClassifier(package).self_check()
-        new = _install(package, digest, verdict).after(champion)
+        new = _install(package, digest, verdict, verdicts).after(champion)
         new.save(registry)
         return _outcome(True, True, str(verdict.get("reason") or "it passed the gate"), new)
 
-    restored = _restore(champion, packages) if champion is not None else None
+    restored = _restore(champion, packages, verdicts) if champion is not None else None
     changed = restored is not None
     if restored is not None:
         restored.save(registry)
@@ -301,7 +301,7 @@ def _judged_digest(package: Path, verdict: Mapping[str, Any]) -> str | None:
     return digest
 
 
-def _install(package: Path, digest: str, verdict: Mapping[str, Any]) -> Champion:
+def _install(package: Path, digest: str, verdict: Mapping[str, Any], verdicts: Path) -> Champion:
     """Every step of a promotion but the pointer, each skipped where it was done."""
     client = versions.connect()
     version, run_id = versions.registered(client, package, digest, verdict)
@@ -317,18 +317,17 @@ def _install(package: Path, digest: str, verdict: Mapping[str, Any]) -> Champion
         promoted_at=_now(),
         synthetic=card.synthetic,
     )
-    _store(package, champion)
+    _store(package, champion, verdicts)
     client.set_registered_model_alias(tracking.REGISTERED_MODEL, CHAMPION, version)
     client.delete_registered_model_alias(tracking.REGISTERED_MODEL, CHALLENGER)
     return champion
 
 
-def _restore(champion: Champion, packages: Path) -> Champion | None:
+def _restore(champion: Champion, packages: Path, verdicts: Path | None = None) -> Champion | None:
     """Put back what a registry lost of the champion, and give it as it is now; none if nothing was lost."""
     client = versions.connect()
     known = versions.find(client, champion.package_sha256, champion.version)
-    stored = _in_store(champion)
-    if known and stored and versions.holder(client, CHAMPION) == champion.version:
+    if known and _in_store(champion) and versions.holder(client, CHAMPION) == champion.version:
         return None
     source = _source(champion, packages)
     known = known or versions.find(client, champion.package_sha256)
@@ -344,7 +343,7 @@ def _restore(champion: Champion, packages: Path) -> Champion | None:
         bento_tag=_tag(version, champion.package_sha256),
         mlflow_run_id=known.run_id,
     )
-    _store(source, champion)
+    _store(source, champion, verdicts)
     client.set_registered_model_alias(tracking.REGISTERED_MODEL, CHAMPION, version)
     return champion
 
@@ -371,11 +370,12 @@ def _tag(version: str, digest: str) -> str:
     return f"{tracking.REGISTERED_MODEL}:v{version}-{digest[:8]}"
 
 
-def _store(package: Path, champion: Champion) -> None:
-    """Copy the package into BentoML's store, unless it is there whole."""
+def _store(package: Path, champion: Champion, verdicts: Path | None) -> None:
+    """Copy the package into BentoML's store, unless it is there whole, with the verdicts that are on it."""
     import bentoml
 
-    if _in_store(champion) is not None:
+    if (stored := _in_store(champion)) is not None:
+        carry_over(verdicts, stored)
         return
     with suppress(bentoml.exceptions.BentoMLException):  # a killed copy leaves half a folder
         bentoml.models.delete(champion.bento_tag)
@@ -386,6 +386,7 @@ def _store(package: Path, champion: Champion) -> None:
     }
     with bentoml.models.create(champion.bento_tag, labels=labels) as model:
         shutil.copytree(package, model.path, dirs_exist_ok=True)
+        carry_over(verdicts, Path(model.path))
 
 
 def _in_store(champion: Champion) -> Path | None:

@@ -109,13 +109,16 @@ def load_variants(folder: Path) -> Variants:
         raise ValueError(f"{path} cannot be read, `ferops variants` writes it anew: {error}") from error
 
 
-def carry_over(source: Path, folder: Path) -> bool:
+def carry_over(source: Path | None, folder: Path) -> bool:
     """Put the verdicts of `source` (a folder) beside the model in `folder`, if they are on this very model.
 
     Returns:
-        Whether anything was written.
+        Whether anything was written; without a source nothing is.
+
+    Raises:
+        ValueError: if either folder's `variants.json` is not one that `Variants.save` wrote.
     """
-    found = load_variants(source)
+    found = load_variants(source) if source is not None else Variants()
     if not found.judged:
         return False
     digest = files.sha256(folder / MODEL_FILE)
