@@ -8,6 +8,7 @@ import pytest
 
 from fake_classifiers import planted_face
 from ferops.emotions import EMOTIONS
+from ferops.evaluation import metrics
 from ferops.models.classifier import Card, TrainingData
 from ferops.models.keras_classifier import UnusableModelError, load, refuse_misreading
 from keras_readers import reader
@@ -50,6 +51,48 @@ def test_whatever_its_input_and_output_its_answers_are_probabilities_of_the_seve
     assert np.allclose(answer.sum(axis=1), 1, atol=1e-5)
     assert (answer.argmax(axis=1) == labels).all()
     assert answer.max() == pytest.approx(0.5 + 0.5 / 7, abs=1e-5)
+
+
+def softmax_of_noise(precision: str, seed: int) -> tuple[keras.Model, keras.Model]:
+    """A classifier that ends in a softmax of some precision, and the same one up to its logits."""
+    keras.utils.set_random_seed(seed)
+    images = keras.Input((48, 48, 3), dtype="uint8")
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    logits = keras.layers.Dense(7)(flat)
+    return keras.Model(images, keras.layers.Softmax(dtype=precision)(logits)), keras.Model(images, logits)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_probabilities_that_bfloat16_rounded_are_taken_for_what_they_are(seed: int, tmp_path: Path) -> None:
+    model, logits = softmax_of_noise("bfloat16", seed)
+    images = np.random.default_rng(seed).integers(0, 256, (64, 48, 48, 3)).astype(np.uint8)
+    said = np.asarray(model.predict_on_batch(images)).astype(np.float32)
+    assert np.abs(said.sum(axis=1) - 1).max() > 1e-3  # what is to be borne
+    exact = np.asarray(keras.ops.softmax(logits.predict_on_batch(images)))
+    classifier = load(saved(model, tmp_path))
+    answer = classifier.predict(images).probabilities
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(answer, exact, atol=0.005)
+    metrics.check(np.arange(64) % 7, answer)
+
+
+def test_exact_probabilities_are_given_to_the_last_bit_and_what_is_none_is_not_hidden(
+    tmp_path: Path,
+) -> None:
+    model, _ = softmax_of_noise("float32", 0)
+    images = np.random.default_rng(0).integers(0, 256, (64, 48, 48, 3)).astype(np.uint8)
+    answer = load(saved(model, tmp_path)).predict(images, batch_size=64).probabilities
+    assert np.array_equal(answer, model.predict_on_batch(images))
+
+    taken = keras.Input((48, 48, 3), dtype="uint8")
+    brightest = keras.ops.max(keras.ops.cast(taken, "float32"), axis=(1, 2, 3))
+    dark = keras.ops.cast(keras.ops.equal(brightest, 0), "float32")[:, None]
+    doubled = load(saved(keras.Model(taken, model(taken) * (1 + dark)), tmp_path))  # not on the probe's noise
+    wrong = doubled.predict(np.zeros((1, 48, 48, 3), np.uint8)).probabilities
+    assert wrong.sum() == pytest.approx(2)
+    with pytest.raises(metrics.UnmeasurableError, match="no probabilities"):
+        metrics.check(np.zeros(1, np.int64), wrong)
 
 
 def test_an_older_file_and_a_named_output_are_read_too(tmp_path: Path) -> None:
