@@ -9,6 +9,7 @@ became of each scene, and the worker's memory before and after. Exits with 1 whe
 """
 
 import argparse
+import select
 import socket
 import sys
 import tempfile
@@ -42,13 +43,25 @@ HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data;
 WHOLE = HEAD + b"content-length: %d\r\n\r\n" % len(FORM) + FORM
 MODEL = b"GET /model HTTP/1.1\r\nhost: x\r\n\r\n"
 
+#: The largest answer that there is: 1.4 MB.
+LARGE = b"GET /static/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\n\r\n"
+
 
 class Wire:
-    """One connection to the server."""
+    """One connection to the server.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: of the server.
+        room: bytes that the operating system takes before somebody reads them; None: as many as it likes.
+    """
+
+    def __init__(self, url: str, room: int | None = None) -> None:
         parts = urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE_S)
+        self.socket = socket.socket()
+        if room is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)  # before it connects
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect((parts.hostname, parts.port))
         self._got = b""
 
     def send(self, content: bytes) -> bool:
@@ -89,6 +102,12 @@ class Wire:
                     return True
             return False
         return True
+
+    def is_reset(self) -> bool:
+        """Whether the server ends the connection by itself although nothing is read from it."""
+        ended = select.poll()
+        ended.register(self.socket, 0)  # errors and hang-ups are told in any case
+        return bool(ended.poll(PATIENCE_S * 1000))
 
 
 def serialised(sent: Sent) -> bytes:
@@ -222,6 +241,29 @@ def endless_pipeline(url: str) -> bool:
     return False
 
 
+def unread(url: str) -> bool:
+    """20 connections with more answers than the operating system takes, which nobody reads: all are ended."""
+    wires = [Wire(url, room=4096) for _ in range(20)]
+    for wire in wires:
+        wire.send(LARGE * 5)
+    other = Wire(url)
+    other.send(WHOLE)
+    return other.status() == 200 and all(wire.is_reset() for wire in wires)
+
+
+def read_slowly(url: str) -> bool:
+    """A large answer read in many times the time in which something of it must be: it comes whole."""
+    wire = Wire(url, room=65_536)
+    wire.send(LARGE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+    begin, got = time.monotonic(), b""
+    while more := wire.socket.recv(32_768):
+        got += more
+        if time.monotonic() - begin < 4 * TIMEOUT_S:
+            time.sleep(TIMEOUT_S / 5)
+    head, _, body = got.partition(b"\r\n\r\n")
+    return b"content-length: %d" % len(body) in head and len(body) > 1_000_000
+
+
 def pipeline(url: str) -> bool:
     """Fifty requests at one time: fifty answers."""
     wire = Wire(url)
@@ -276,7 +318,7 @@ def many_silent(url: str) -> bool:
 SCENES: tuple[Callable[[str], bool], ...] = (
     *(silent, half_a_request, half_closed, slow_head, slow_head_later, slow_body, slow_body_of_nothing),
     *(endless_head, endless_trailers, endless_pipeline, pipeline, a_thousand_files, upgrade, other_protocols),
-    many_silent,
+    *(many_silent, unread, read_slowly),
 )
 
 

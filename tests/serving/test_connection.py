@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
@@ -29,12 +30,21 @@ def bounded(tmp_path_factory):
     limits = Environment(timeout_s=SECONDS)
     start(app, Predictor(classifier, "1", PredictionLog(folder / "log"), limits.max_pixels), limits)
     refused = []
+    with running(app, refused.append) as (url, _):
+        yield url, refused
+    app.state.serving = before
+
+
+@contextmanager
+def running(asgi, refused=lambda code: None, loop="auto"):
+    """The address of an app behind bounded connections, and what ends it as SIGTERM does."""
     config = uvicorn.Config(
-        app,
+        asgi,
         port=0,
-        log_level="error",
+        log_config=None,
         lifespan="off",
-        http=lambda **given: Bounded(SECONDS, refused.append, **given),
+        loop=loop,
+        http=lambda **given: Bounded(SECONDS, refused, **given),
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -43,16 +53,22 @@ def bounded(tmp_path_factory):
         assert thread.is_alive()
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", refused
-    server.should_exit = True
+
+    def end():
+        server.should_exit = True
+        thread.join(20)
+        return not thread.is_alive()
+
+    yield f"http://127.0.0.1:{port}", end
+    server.should_exit = server.force_exit = True
     thread.join()
-    app.state.serving = before
 
 
 @pytest.mark.parametrize("scene", fuzz_wire.SCENES, ids=lambda scene: scene.__name__)
-def test_every_connection_comes_to_a_good_end(bounded, monkeypatch, scene):
+def test_every_connection_comes_to_a_good_end(bounded, monkeypatch, caplog, scene):
     monkeypatch.setattr(fuzz_wire, "TIMEOUT_S", SECONDS)
     assert scene(bounded[0]), scene.__doc__
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_refusals_of_a_connection_are_counted_by_code(bounded):
@@ -103,6 +119,52 @@ def test_a_request_that_cannot_become_whole_is_answered_with_a_code(bounded, dam
     said = everything(wire)
     assert said.startswith(b"HTTP/1.1 400") and said.count(b"HTTP/1.1 4") == 1
     assert b'"code": "%b"' % code in said
+
+
+async def large_answers(scope, receive, send):
+    """8 MB, more than the operating system takes for a client: at one time, or one after the other."""
+    part = bytes(8_000_000 if scope["path"] == "/whole" else 100_000)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for rest in range(8_000_000 // len(part) - 1, -1, -1):
+        await send({"type": "http.response.body", "body": part, "more_body": rest > 0})
+
+
+def ask_for(path, url):
+    wire = fuzz_wire.Wire(url, room=65_536)
+    wire.send(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path)
+    return wire
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", [b"/whole", b"/in-parts"])
+def test_an_answer_that_its_client_does_not_read_is_given_up(path, loop):
+    with running(large_answers, loop=loop) as (url, _):
+        assert ask_for(path, url).is_reset()
+
+
+@pytest.mark.parametrize("path", [b"/whole", b"/in-parts"])
+def test_the_end_does_not_wait_for_a_client_that_does_not_read_its_answer(path):
+    with running(large_answers) as (url, end):
+        wire = ask_for(path, url)
+        assert wire.socket.recv(1)
+        assert end()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", [b"/whole", b"/in-parts"])
+def test_the_end_waits_for_a_client_that_reads_its_answer_slowly(path, loop):
+    with running(large_answers, loop=loop) as (url, end):
+        wire = ask_for(path, url)
+        got = len(wire.socket.recv(1))
+        ending = threading.Thread(target=end)
+        ending.start()
+        begin = time.monotonic()
+        while more := wire.socket.recv(65_536):
+            got += len(more)
+            if time.monotonic() - begin < 6 * SECONDS:
+                time.sleep(SECONDS / 5)
+        ending.join()
+        assert got > 8_000_000
 
 
 def everything(wire):

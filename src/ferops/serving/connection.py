@@ -1,15 +1,21 @@
 """What a client may do to a connection: uvicorn's own HTTP protocol, with an end to everything.
 
 uvicorn waits for ever for the rest of a request's head and keeps as much of it as comes; takes any number of
-requests before the first is answered; and takes a client that has said all for one that has gone. Here a head
-has a size and a time, the queue of one connection an end, and who only stopped sending is answered.
+requests before the first is answered; waits for ever for a client that does not read its answer, its own end
+too; and takes a client that has said all for one that has gone. Here a head has a size and a time, the queue
+of one connection an end, an answer that nobody reads as well, and who only stopped sending is answered.
 """
 
 import asyncio
+import fcntl
 import json
 import signal
+import struct
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 from uvicorn import Server
@@ -26,7 +32,8 @@ class Bounded(HttpToolsProtocol):
     """One connection.
 
     Args:
-        seconds: for a request's head to come in whole, and for what follows a refusal to be thrown away.
+        seconds: for a request's head to come in whole, for what follows a refusal to be thrown away, and for
+            a client to read something of its answer.
         refused: called with the code of each refusal.
         uvicorn: what uvicorn gives to its protocol.
     """
@@ -39,16 +46,21 @@ class Bounded(HttpToolsProtocol):
         self._unparsed = 0
         self._deaf = False
         self._waiting: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         """Wait for the first request."""
         super().connection_made(transport)
-        self.transport = _Joining(transport)  # type: ignore[assignment]  # as much of one as uvicorn needs
+        joining = _Joining(transport, self._wait_for_reader)
+        self.transport = joining  # type: ignore[assignment]  # as much of one as uvicorn needs
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._stop_waiting()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -116,12 +128,28 @@ class Bounded(HttpToolsProtocol):
 
     def _too_late(self) -> None:
         self._waiting = None
-        if self.transport.is_closing() or self.transport.get_write_buffer_size():
-            self.transport.abort()  # it does not read its answers either
-        elif self._unparsed:
+        if self.transport.is_closing():
+            return  # when its answers are read, or nobody reads them
+        if self._unparsed:
             self._refuse(408, "timeout", "the request's headers were not received in time")
         else:
             self.transport.close()
+
+    def _wait_for_reader(self) -> None:
+        """Something was written that the operating system may not have taken: somebody must read it."""
+        if self._reading is None:
+            taken = self.transport.taken()  # type: ignore[attr-defined]
+            self._reading = self.loop.call_later(self._seconds, self._see_whether_it_reads, taken)
+
+    def _see_whether_it_reads(self, taken_before: int) -> None:
+        """End a connection whose client took nothing in all that time; who reads slowly is served."""
+        self._reading = None
+        if self.transport.get_write_buffer_size() == 0:
+            return
+        if self.transport.taken() > taken_before:  # type: ignore[attr-defined]
+            self._wait_for_reader()
+        else:
+            self.transport.reset()  # type: ignore[attr-defined]
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer with this and close; after the answers to what came before it, which came whole."""
@@ -149,11 +177,17 @@ class _Joining:
     """A transport that sends the head of an answer together with its body, which uvicorn writes one by one.
 
     That is one packet less, and one call of the system, for either side.
+
+    Args:
+        transport: the real one.
+        unsent: called when something was written that has not all left this process.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, unsent: Callable[[], None]) -> None:
         self._transport = transport
+        self._unsent = unsent
         self._head = b""
+        self._written = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -164,17 +198,43 @@ class _Joining:
         elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):  # 100 has no body
             self._head = data
             return
-        self._transport.write(data)
+        self._write(data)
 
     def flush(self) -> None:
         """Send a head that no body follows."""
         if self._head:
-            self._transport.write(self._head)
-            self._head = b""
+            data, self._head = self._head, b""
+            self._write(data)
 
     def close(self) -> None:
         self.flush()
         self._transport.close()
+
+    def taken(self) -> int:
+        """Bytes of what was written that the other side's machine has.
+
+        That of what left this process alone would not do: the operating system asks for more only when a
+        third of its own megabytes have gone, for which a slow reader takes longer than a silent one may.
+        """
+        kept = bytes(4)
+        with suppress(OSError, ValueError):  # where the system does not tell, all counts that left
+            kept = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, kept)
+        return self._written - self._transport.get_write_buffer_size() - int(struct.unpack("i", kept)[0])
+
+    def reset(self) -> None:
+        """End at once, and let the operating system forget what it has for the other side."""
+        with suppress(OSError):
+            at_once = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, at_once)
+        self._transport.abort()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return  # of several requests on one connection uvicorn tells the last one only that it is gone
+        self._transport.write(data)
+        self._written += len(data)
+        if self._transport.get_write_buffer_size():
+            self._unsent()
 
 
 def bound_connections(seconds: float, refused: Callable[[str], None] = lambda code: None) -> bool:
