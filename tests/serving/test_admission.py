@@ -36,7 +36,8 @@ def slow(tmp_path):
     """An app whose model is slow, with room for 4 requests of 20 kB together."""
     before = getattr(app.state, "serving", None)
     classifier = SlowClassifier(write_tiny_package(tmp_path / "package"))
-    limits = Environment(queue=4, queue_mb=0.02, max_request_mb=0.1, timeout_s=0.5, max_images=3)
+    small = {"queue_mb": 0.02, "max_request_mb": 0.02, "max_upload_mb": 0.02}
+    limits = Environment(queue=4, timeout_s=0.5, max_images=3, **small)
     predictor = Predictor(classifier, "1", PredictionLog(tmp_path / "log"), limits.max_pixels)
     start(app, predictor, limits, Metrics())
     yield classifier

@@ -173,7 +173,7 @@ def test_too_many_images_are_refused(client):
 
 
 def test_too_many_pixels_together_are_refused(tmp_path):
-    client = Client(tmp_path, max_request_pixels=100_000)
+    client = Client(tmp_path, max_pixels=100_000, max_request_pixels=100_000)
     picture = saved(Image.new("L", (200, 200)), "PNG")
     assert client.predict(picture, picture).status_code == 200
     response = client.predict(picture, picture, picture)

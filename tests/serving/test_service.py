@@ -118,22 +118,35 @@ def test_the_service_imports_no_training_framework(tmp_path):
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_setting_that_means_nothing_ends_the_start_with_a_sentence_that_names_it(tmp_path):
+def started_with(settings, folder):
+    """What a start that fails says."""
     code = (
         "import bentoml\ntry:\n import ferops.serving.service\n"
         "except bentoml.exceptions.BentoMLException as error: print(error)"
     )
-    wrong = {"FEROPS_WORKERS": "two", "FEROPS_TIMEOUT_S": "inf", "FEROPS_RUNTIME": "fastest"}
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={**os.environ, **wrong},
-        cwd=tmp_path,
+        env={**os.environ, **settings},
+        cwd=folder,
     )
     assert done.stderr == ""
+    return done.stdout
+
+
+def test_a_setting_that_means_nothing_ends_the_start_with_a_sentence_that_names_it(tmp_path):
+    wrong = {"FEROPS_WORKERS": "two", "FEROPS_TIMEOUT_S": "inf", "FEROPS_RUNTIME": "fastest"}
+    said = started_with(wrong, tmp_path)
     for name in wrong:
-        assert f"{name}: Input should be " in done.stdout
+        assert f"{name}: Input should be " in said
+
+
+def test_limits_that_contradict_each_other_end_the_start_with_a_sentence_that_names_both(tmp_path):
+    assert started_with({"FEROPS_MAX_UPLOAD_MB": "100"}, tmp_path) == (
+        "FEROPS_MAX_UPLOAD_MB (100) is more than FEROPS_MAX_REQUEST_MB (64), which holds for it too:"
+        " raise that, or lower this\n"
+    )
 
 
 @pytest.fixture

@@ -42,7 +42,10 @@ try:
     source = find_source(environment)
     challenger = find_challenger(environment.shadow) if environment.shadow else None
 except ValidationError as error:
-    wrong = [f"FEROPS_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()]
+    wrong = [
+        "".join(f"FEROPS_{str(name).upper()}: " for name in item["loc"][:1]) + item["msg"]  # or it names two
+        for item in error.errors()
+    ]
     raise bentoml.exceptions.BentoMLException("; ".join(wrong)) from None
 except (NoChampionError, BrokenPackageError, OSError, ValueError) as error:
     raise bentoml.exceptions.BentoMLException(str(error)) from None
