@@ -147,6 +147,154 @@ def ico_of(picture: bytes) -> bytes:
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(picture), 22) + picture
 
 
+def bmp_rle_of(width: int, height: int, data: bytes, compression: int) -> bytes:
+    """A compressed BMP in colours: run lengths of 8 (1) or 4 (2) bits a pixel."""
+    depth = 8 // compression
+    palette = bytes(value for index in range(1 << depth) for value in (index, 0, index, 0))
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, depth, compression, len(data), 0, 0, 0, 0)
+    start = 14 + len(header) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + header + palette + data
+
+
+def jpeg_of(before: bytes) -> bytes:
+    """A JPEG with this in its header."""
+    picture = saved(Image.new("L", (48, 48), 90), "JPEG")
+    return picture[:2] + before + picture[2:]
+
+
+def jpeg_segment(marker: int, data: bytes = b"") -> bytes:
+    """One segment of a JPEG's header."""
+    return struct.pack(">BBH", 255, marker, len(data) + 2) + data
+
+
+def exif_of(orientation: int, fractions: int) -> bytes:
+    """Exif data (TIFF inside) with a long list of fractions behind the orientation."""
+    table = struct.pack("<HHHIIHHIII", 2, 0x0112, 3, 1, orientation, 0xC000, 5, fractions, 38, 0)
+    return b"II*\0\x08\0\0\0" + table + struct.pack("<II", 1, 3) * fractions
+
+
+def tiff_of(
+    width: int, height: int, tags: dict[int, tuple[int, int, int | None]], data: bytes, compression: int = 1
+) -> bytes:
+    """A grey TIFF with these tags: type, number of values, and the value or None for where the data begin."""
+    usual = {256: width, 257: height, 258: 8, 259: compression, 262: 1, 277: 1}
+    table = {tag: (4 if tag < 258 else 3, 1, value) for tag, value in usual.items()} | tags
+    start = 14 + 12 * len(table)
+    entries = (
+        struct.pack("<HHII", tag, kind, number, start if value is None else value)
+        for tag, (kind, number, value) in sorted(table.items())
+    )
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(table)) + b"".join(entries) + bytes(4) + data
+
+
+def tiff_tile_of(width: int, height: int, side: int) -> bytes:
+    """A grey TIFF of one compressed tile."""
+    data = zlib.compress(bytes(side * side), 9)
+    tags = {322: (4, 1, side), 323: (4, 1, side), 324: (4, 1, None), 325: (4, 1, len(data))}
+    return tiff_of(width, height, tags, data, compression=8)
+
+
+def jpeg_2000_of(
+    size: int, tile: int, header: bytes = b"", layers: int = 1, block: int = 64, before: bytes = b""
+) -> bytes:
+    """A JPEG 2000 picture in colour and alpha, in tiles, without data: all of it is of one colour."""
+    siz = struct.pack(">HHIIIIIIIIH", 50, 0, size, size, 0, 0, tile, tile, 0, 0, 4) + b"\7\1\1" * 4
+    exponent = block.bit_length() - 3
+    cod = struct.pack(">HHBBHBBBBBB", 0xFF52, 12, 0, 0, layers, 0, 5, exponent, exponent, 0, 1)
+    qcd = b"\xff\x5c\0\x13\x40\x40" + b"\x48\x48\x50" * 5
+    data = struct.pack(">HHHIBB", 0xFF90, 10, 0, 0, 0, 1) + before + b"\xff\x93" + bytes(64) + b"\xff\xd9"
+    return b"\xff\x4f\xff\x51" + siz + cod + qcd + header + data
+
+
+def long_headers() -> dict[str, bytes]:
+    """Whose headers Pillow would read for seconds, were they as long as an upload may be."""
+    exif, packed = jpeg_segment(0xE1, b"Exif\0\0x"), zlib.compress(bytes(2**20), 9)
+    png, gif = saved(Image.new("L", (48, 48), 90), "PNG"), saved(Image.new("L", (48, 48), 90), "GIF")
+    frame, data = gif.index(b",\0\0\0\0"), png.index(b"IDAT") - 4
+    jp2 = saved(Image.new("L", (48, 48), 90), "JPEG2000")
+    quantisation = jpeg_segment(0xDB, (b"\0" + bytes(range(1, 65))) * 1000)
+    photoshop = jpeg_segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4".ljust(12, b"\0") * 5000)
+    progressive = saved(Image.new("L", (48, 48), 90), "JPEG", progressive=True)
+    gif_with = {
+        "comments": b"!\xfe" + b"\1a" * 100_000 + b"\0",
+        "an application": b"!\xff\x0bNETSCAPE2.0\0" + b"\1,\0" + b"!\xff" + b"\1a" * 100_000 + b"\0",
+        "bytes between": b"\1" * 200_000,
+        "a hidden frame": b"!\1\0" + b",".ljust(45, b"x") + b"\1a" * 100_000 + b"\0",
+    }
+    return {
+        "jpeg of 90,000 exif segments": jpeg_of(exif * 90_000),
+        "jpeg of large exif segments": jpeg_of(jpeg_segment(0xE1, b"Exif\0\0".ljust(60_000, b"\0")) * 12),
+        "jpeg of comments": jpeg_of(jpeg_segment(0xFE) * 100_000),
+        "jpeg of quantisation tables": jpeg_of(quantisation * 10),
+        "jpeg of frame headers": jpeg_of(
+            jpeg_segment(0xC0, b"\x08\0\x30\0\x30\1" + b"\1\x11\0" * 20_000) * 9
+        ),
+        "jpeg of photoshop blocks": jpeg_of(photoshop * 10),
+        "jpeg of bytes between": jpeg_of(b"\xff" * 300_000),
+        "jpeg of restarts": jpeg_of(b"\xff\xd0" * 100_000),
+        "jpeg of comments between scans": progressive[:-2]
+        + jpeg_segment(0xFE) * 50_000
+        + progressive[progressive.rindex(b"\xff\xda") : -2] * 101
+        + progressive[-2:],
+        "png of texts": png[:33] + png_chunk(b"tEXt", b"a") * 20_000 + png[33:],
+        "png of packed texts": png[:33] + png_chunk(b"zTXt", b"\0\0" + packed) * 500 + png[33:],
+        "png of profiles": png[:33] + png_chunk(b"iCCP", b"a\0\0" + packed) * 500 + png[33:],
+        "png of empty data": png[:data] + png_chunk(b"IDAT", b"") * 20_000 + png[data:],
+        **{f"gif of {kind}": gif[:frame] + more + gif[frame:] for kind, more in gif_with.items()},
+        "pgm of one comment": b"P5 #" + b"x" * 400_000 + b"\n8 8 255\n" + bytes(64),
+        "pgm of spaces": b"P5" + b" " * 400_000 + b"8 8 255\n" + bytes(64),
+        "tiff of strips": tiff_of(
+            1, 2, {278: (4, 1, 1), 273: (4, 90_000, None)}, struct.pack("<I", 8) * 90_000
+        ),
+        "tiff of tiles": tiff_of(
+            1400,
+            1400,
+            {322: (4, 1, 1), 323: (4, 1, 1), 324: (4, 50_000, None)},
+            struct.pack("<I", 8) * 50_000,
+        ),
+        "tiff of fractions": tiff_of(
+            48, 48, {282: (5, 60_000, None), 273: (4, 1, 8)}, struct.pack("<II", 1, 3) * 60_000
+        ),
+        "tiff of tags": tiff_of(
+            48, 48, {273: (4, 1, 8), **dict.fromkeys(range(300, 30000), (3, 1, 1))}, bytes(3000)
+        ),
+        "tiff of exif fractions": tiff_of(
+            48,
+            48,
+            {273: (4, 1, 8), 34665: (4, 1, None)},
+            struct.pack("<HHHIII", 1, 40_000, 5, 50_000, 200, 0)
+            + bytes(182)
+            + struct.pack("<II", 1, 3) * 50_000,
+        ),
+        "jpeg 2000 of markers": jpeg_2000_of(48, 48, header=b"\xff\x55\0\2" * 50_000),
+        "jpeg 2000 of boxes": jp2[:12] + struct.pack(">I4s", 8, b"free") * 50_000 + jp2[12:],
+    }
+
+
+def out_of_proportion() -> dict[str, bytes]:
+    """Of some bytes to some kB, for which a decoder takes hundreds of MB, or seconds in Python."""
+    small_blocks = b"\xff\x52\0\x0c\0\0\0\1\0\5\0\0\0\1"
+    transform = b"\xff\x74" + struct.pack(">HHHH", 20_006, 0, 1, 0) + bytes(20_000)
+    jpeg_2000 = jpeg_2000_of(255, 1)
+    box = saved(Image.new("RGBA", (255, 255)), "JPEG2000")
+    return {
+        "bmp rle8": bmp_rle_of(60_000, 800, b"\0\0\1\0" * 1000, 1),
+        "bmp rle8 skipping": bmp_rle_of(7000, 7000, b"\0\2\xff\xff" * 100, 1),
+        "bmp rle4": bmp_rle_of(255, 65_000, b"\xff\x12\0\0" * 65_000, 2),
+        "bmp rle8 in place": bmp_rle_of(255, 250, b"\xff\x12" * 300_000, 1),
+        "pgm to 254": b"P5 600 600 254\n" + bytes(360_000),
+        "ppm to 65535": b"P6 300 300 65535\n" + bytes(540_000),
+        "tiff of a large tile": tiff_tile_of(1, 1, 4096),
+        "jpeg 2000 of tiles": jpeg_2000,
+        "jpeg 2000 of tiles in boxes": box[: box.index(b"\xff\x4f\xff\x51")] + jpeg_2000,
+        "jpeg 2000 of transforms": jpeg_2000_of(1024, 32, header=transform),
+        "jpeg 2000 of small blocks": jpeg_2000_of(7000, 7000, block=4),
+        "jpeg 2000 of small blocks in a tile": jpeg_2000_of(7000, 7000, before=small_blocks),
+        "jpeg 2000 of layers": jpeg_2000_of(7000, 7000, layers=65_535),
+        "jpeg 2000 of hidden tiles": jpeg_2000_of(1024, 32, header=b"\xff\x30\x4e\x26" + transform),
+    }
+
+
 def bombs() -> dict[str, bytes]:
     """Small files that would take more memory or time than a service has."""
     rows = zlib.compress(bytes((9000 // 8 + 1) * 9000), 9)
@@ -186,6 +334,11 @@ def bombs() -> dict[str, bytes]:
         )
         + bytes(4),
         "webp": b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0VP8 \0\0\0\0",
+        "png of exif fractions": png_of(1, 1, zlib.compress(bytes(2)), depth=8)[:33]
+        + png_chunk(b"eXIf", exif_of(6, 50_000))
+        + png_of(1, 1, zlib.compress(bytes(2)), depth=8)[33:],
+        **long_headers(),
+        **out_of_proportion(),
     }
 
 
