@@ -78,6 +78,29 @@ def test_every_face_is_a_prediction_of_its_own(predictor, photo):
     assert {answer["id"] for answer in answers} <= set(logged["id"])
 
 
+def test_a_photograph_is_made_grey_once_for_all_its_faces(predictor, photo, monkeypatch):
+    made, grey = [], pixels.grey
+    monkeypatch.setattr(pixels, "grey", lambda image: made.append(image.mode != "L") or grey(image))
+    assert len(predictor.predict([jpeg(of_two(photo))], find_faces=True)) == 2
+    assert sum(made) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "LA", "I;16", "F"])
+def test_a_face_of_a_photograph_made_grey_before_has_the_same_pixels(photo, mode):
+    wall = of_two(photo)
+    if mode in ("I;16", "F"):
+        values = np.asarray(wall.convert("L"), np.uint16) * 257
+        image = Image.fromarray(values if mode == "I;16" else values.astype(np.float32))
+    else:
+        image = wall.convert(mode)
+    if mode in ("L", "RGB"):
+        image.info["transparency"] = 120 if mode == "L" else (120, 140, 160)
+    for face in (*faces.found(wall), faces.Face((0, 0, *wall.size), None, None)):
+        before, after = faces.cut(image, face), faces.cut(pixels.grey(image), face)
+        assert np.array_equal(before, after)
+        assert np.array_equal(pixels.flat(before), pixels.flat(after))
+
+
 def test_what_is_logged_describes_the_face_and_not_the_photograph(predictor, photo):
     dark = Image.new("RGB", (900, 900))
     dark.paste(photo.crop((60, 40, 190, 200)), (400, 400))
