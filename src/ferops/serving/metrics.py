@@ -7,9 +7,13 @@ BentoML's own metrics are off: they name every path that anybody asks for, so a 
 without end. These name the routes that there are.
 """
 
+import fcntl
 import functools
 import logging
 import os
+import re
+import shutil
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -26,6 +30,13 @@ IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 #: Where prometheus_client's workers meet: a folder with a file for each kind of metric and each worker.
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
+
+#: Beside the folder that BentoML gives, one for each server.
+SERVERS = "ferops_metrics"
+
+#: A file in it that all its workers have locked.
+HELD = "held"
+
 SHARED_KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")
 
 #: Of each such file, bytes: several times what all routes, statuses and codes come to.
@@ -38,6 +49,7 @@ class Metrics:
     """One worker's metrics. Make it in the worker: BentoML says only there where workers meet."""
 
     def __init__(self) -> None:
+        _meet_in_a_folder_of_this_server()
         _tidy_after_dead_workers()
         _reserve_space()
         import prometheus_client  # not above: it decides when imported how processes share their numbers
@@ -125,9 +137,74 @@ class Metrics:
         if SHARED in os.environ:
             from prometheus_client import multiprocess
 
+            _tidy_after_dead_workers()  # in a container none starts after it, which would do so
             registry = self._client.CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)
         return self._client.generate_latest(registry), self._client.CONTENT_TYPE_LATEST
+
+
+def _meet_in_a_folder_of_this_server() -> None:
+    """Count in a folder that no other server of this model store knows; remove those of servers that ended.
+
+    BentoML gives all servers of one store the same, and each empties it at its start, before it knows whether
+    its port is free: the one that runs would count in files that nobody sees, and show the other's.
+    """
+    if SHARED not in os.environ:
+        return
+    given = Path(os.environ[SHARED])
+    if given.parent.name == SERVERS:  # this process has done it
+        return
+    mine = given.parent / SERVERS / _this_server()
+    try:
+        _hold(mine)
+        others = [other for other in mine.parent.iterdir() if other != mine]
+    except OSError:  # no room, no right, or a disk without locks: then as BentoML would have it
+        return
+    os.environ[SHARED] = str(mine)
+    for other in others:
+        with suppress(OSError):  # its workers hold it, or somebody else removes it
+            handle = os.open(other / HELD, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(other)
+            finally:
+                os.close(handle)
+
+
+def _this_server() -> str:
+    """A name that all workers of this server have, and no other server of any machine or container."""
+    first = os.getppid()  # BentoML's first process, of which all workers are children
+    numbers = began = ""
+    with suppress(OSError):  # a system that does not tell
+        numbers = str(Path("/proc/self/ns/pid").readlink())  # in whose process numbers
+        began = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[19]  # they come again
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{socket.gethostname()} {numbers} {first} {began}")
+
+
+def _hold(folder: Path) -> None:
+    """Make a folder that is not removed while this process lives.
+
+    A lock, as process numbers say nothing to a container that has the store on the same disk.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / HELD, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if os.fstat(handle).st_nlink:  # else somebody removed it in between
+            return  # it stays open, and with it the lock, until the process ends
+        os.close(handle)
+
+
+def _is_of_the_dead(file: Path) -> bool:
+    """Whether a file in which a worker counts is of one that does no more."""
+    number = file.stem.rpartition("_")[2]
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OSError):
+        pass
+    return False
 
 
 def _reserve_space() -> None:
@@ -154,18 +231,15 @@ def _tidy_after_dead_workers() -> None:
     """Remove what dead workers said of themselves; of the files of what they counted keep what is filled."""
     folder = os.environ.get(SHARED)
     for path in Path(folder).glob("*_*.db") if folder else ():
-        try:
-            os.kill(int(path.stem.rpartition("_")[2]), 0)
-        except ProcessLookupError:
-            with suppress(OSError):  # another worker does the same
-                if path.name.startswith("gauge_live"):
-                    path.unlink()
-                else:
-                    with path.open("rb") as file:
-                        filled = int.from_bytes(file.read(4), sys.byteorder)
-                    os.truncate(path, max(filled, 8))
-        except (ValueError, OSError):
-            pass
+        if not _is_of_the_dead(path):
+            continue
+        with suppress(OSError):  # another worker does the same
+            if path.name.startswith("gauge_live"):
+                path.unlink()
+            else:
+                with path.open("rb") as file:
+                    filled = int.from_bytes(file.read(4), sys.byteorder)
+                os.truncate(path, max(filled, 8))
 
 
 class Measured:

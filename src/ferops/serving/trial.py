@@ -58,7 +58,7 @@ def serve_on_trial(
             "FEROPS_TOKEN": "",  # it is asked from this machine, by nobody else
             "FEROPS_SHADOW": "",
             "FEROPS_RUNTIME": runtime,
-            "BENTOML_HOME": str(scratch / "bentoml"),  # it clears files there that a running server needs
+            "BENTOML_HOME": str(scratch / "bentoml"),  # nothing of it is to stay
         }
         rows: list[list[float]] = []
         with running_service(scratch, environment) as url, httpx.Client(base_url=url, timeout=60) as client:
