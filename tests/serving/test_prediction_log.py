@@ -126,6 +126,26 @@ def test_a_log_that_cannot_be_written_is_counted_and_warned_of_once(tmp_path, ca
     assert "again" in caplog.records[-1].message
 
 
+def test_each_log_says_once_that_it_cannot_be_written_whatever_the_others_do(tmp_path, caplog):
+    (tmp_path / "images").write_text("a file where the folder should be")
+    metrics = Metrics()
+    log = PredictionLog(tmp_path, metrics=metrics)
+    for n in range(5):
+        assert log.predictions([a_prediction(n)])
+        assert not log.images([{"id": f"id-{n}"}])
+        assert value(metrics, "ferops_log_failing") == 1
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "the images log cannot be written"
+    ]
+    assert log.feedback({"id": "id-0", "time": timestamp(), "emotion": "sad"})
+    assert value(metrics, "ferops_log_failing") == 1
+    (tmp_path / "images").unlink()
+    assert log.images([{"id": "id-5"}])
+    assert value(metrics, "ferops_log_failing") == 0
+    assert caplog.records[-1].getMessage() == "the images log can be written again"
+    assert len(caplog.records) == 2
+
+
 def test_a_full_disk_loses_whole_requests_and_spoils_no_other(tmp_path, monkeypatch):
     log = PredictionLog(tmp_path)
     log.predictions([a_prediction(0)])

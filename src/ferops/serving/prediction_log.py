@@ -59,7 +59,7 @@ class PredictionLog:
         self.failed = 0
         self._to_disk = durability == "disk"
         self._metrics = metrics
-        self._failing = False
+        self._failing: set[Kind] = set()
         self._lock = threading.Lock()
         self._open: dict[Kind, _OpenFile] = {}
 
@@ -91,11 +91,8 @@ class PredictionLog:
         except OSError as error:
             self._fails(kind, len(records), error)
             return False
-        if self._failing:
-            self._failing = False
-            logger.warning("the %s log can be written again", kind)
-            if self._metrics:
-                self._metrics.log_failing.set(0)
+        if kind in self._failing:
+            self._recovers(kind)
         if self._metrics:
             self._metrics.log_seconds.observe(time.perf_counter() - begin)
         return True
@@ -103,12 +100,22 @@ class PredictionLog:
     def _fails(self, kind: Kind, lost: int, error: OSError) -> None:
         with self._lock:
             self.failed += lost
-            first, self._failing = not self._failing, True
+            first = kind not in self._failing
+            self._failing.add(kind)
+            if self._metrics:
+                self._metrics.unlogged.inc(lost)
+                self._metrics.log_failing.set(1)
         if first:
             logger.warning("the %s log cannot be written: %s", kind, error)
-        if self._metrics:
-            self._metrics.unlogged.inc(lost)
-            self._metrics.log_failing.set(1)
+
+    def _recovers(self, kind: Kind) -> None:
+        with self._lock:
+            again = kind in self._failing
+            self._failing.discard(kind)
+            if self._metrics:
+                self._metrics.log_failing.set(int(bool(self._failing)))
+        if again:
+            logger.warning("the %s log can be written again", kind)
 
     def _file(self, kind: Kind) -> "_OpenFile":
         now = datetime.now(UTC)
