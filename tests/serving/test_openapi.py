@@ -87,6 +87,25 @@ def test_what_feedback_answers_is_as_described(client, document, body):
     assert_as_described(document, client.post("/feedback", json=body), "/feedback")
 
 
+def test_what_is_answered_when_the_log_is_required_and_cannot_be_written_is_as_described(tmp_path, document):
+    (tmp_path / "log").write_text("a file where the folder should be")
+    classifier = OnnxClassifier(write_tiny_package(tmp_path / "package"))
+    limits, log = Environment(log_required=True), PredictionLog(tmp_path / "log")
+    before = app.state.serving
+    start(app, Predictor(classifier, "3", log, limits.max_pixels, log_required=True), limits)
+    try:
+        strict = TestClient(app, raise_server_exceptions=False)
+        answers = {
+            "/feedback": strict.post("/feedback", json={"id": "0" * 32, "emotion": "joy"}),
+            "/predict": strict.post("/predict", files={"image": png()}),
+        }
+    finally:
+        app.state.serving = before
+    for path, answer in answers.items():
+        assert answer.status_code == 503
+        assert_as_described(document, answer, path)
+
+
 @pytest.mark.parametrize("path", ["/model", "/about"])
 def test_what_can_be_read_is_as_described(client, document, path):
     assert_as_described(document, client.get(path), path)

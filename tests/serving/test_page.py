@@ -1,6 +1,7 @@
 """The page at `/` as people use it: in a real browser where there is one, and its parts without."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,22 @@ def test_a_correction_reaches_the_log(opened, server):
     opened.wait("document.querySelector('.feedback span').textContent.includes('fear is noted')")
     newest = read_predictions(server.log_dir)["id"].iloc[-1]
     assert read_feedback(server.log_dir).set_index("id").loc[newest, "emotion"] == "fear"
+
+
+@pytest.mark.server
+def test_a_correction_that_could_not_be_logged_is_not_called_noted(opened, server):
+    opened.upload("#file", PHOTO)
+    opened.wait("document.querySelector('.feedback select') !== null")
+    folder = server.log_dir / "feedback"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.write_text("a file where the folder should be")
+    try:
+        opened.evaluate("document.querySelector('.feedback button').click()")
+        opened.wait("document.querySelector('.feedback span').textContent !== ''")
+    finally:
+        folder.unlink()
+    told = opened.evaluate("document.querySelector('.feedback span').textContent")
+    assert "could not be noted" in told and "is noted" not in told
 
 
 @pytest.mark.server

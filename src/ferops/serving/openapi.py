@@ -23,7 +23,7 @@ WHY = {
     415: "Send multipart/form-data.",
     422: "The content cannot be used; `index` says which image, counted from 0.",
     500: "The service failed; its log says why.",
-    503: "No room at the moment; come again after `Retry-After` seconds.",
+    503: "It cannot be done at the moment; come again after `Retry-After` seconds.",
 }
 
 ID = {"type": "string", "pattern": "^[0-9a-f]{32}$", "examples": ["8c6f0d5e9b1a4c0f8e2d7a6b5c4d3e2f"]}
@@ -256,13 +256,14 @@ PATHS: Schema = {
                 },
             },
             "responses": {
-                "202": _json("FeedbackTaken", "Taken."),
+                "202": _json("FeedbackTaken", "Taken; `logged` says whether it is kept, too."),
                 **_refusals(
                     {
                         400: ("bad_json", "incomplete"),
                         408: ("timeout",),
                         413: ("too_large",),
                         422: ("bad_id", "unknown_emotion"),
+                        503: ("log_unavailable",),
                     }
                 ),
             },

@@ -94,8 +94,10 @@ function card(prediction, n) {
     event.preventDefault();
     const body = JSON.stringify({ id: prediction.id, emotion: select.value });
     try {
-      await call("feedback", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-      said.textContent = `Thank you: ${select.value} is noted.`;
+      const { logged } = await call("feedback", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+      said.textContent = logged
+        ? `Thank you: ${select.value} is noted.`
+        : `Thank you, but ${select.value} could not be noted: the service cannot write its log. Try again later.`;
     } catch (error) {
       said.textContent = error.message;
     }
