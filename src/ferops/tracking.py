@@ -122,14 +122,16 @@ def run(
                 mlflow.MlflowClient().set_terminated(run_id, ends)
     try:
         if run_id is not None:
-            mlflow.set_tags(extra)
+            with written("then run the same command again"):
+                mlflow.set_tags(extra)
         yield str(active.info.run_id)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | Interrupted)
         with suppress(Exception):  # the error itself is what the user must see, not that it cannot be noted
             mlflow.end_run(ends or ("KILLED" if stopped else "FAILED"))
         raise
-    mlflow.end_run(ends or "FINISHED")
+    with written("its results are whole, but the store may show the run as RUNNING"):
+        mlflow.end_run(ends or "FINISHED")
 
 
 def close_abandoned(attempt: str) -> None:

@@ -48,6 +48,12 @@ def test_when_nobody_says_it_is_not_known(dataset: Dataset) -> None:
     assert "Nobody said" in found.evidence[0]
 
 
+def test_a_list_that_is_not_all_of_it_proves_nothing(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "trained_on.txt").write_text("\n".join(dataset.frame("train", ["pixel_hash"])["pixel_hash"]))
+    found = measure(card(known=False, pixel_hashes="trained_on.txt"), dataset, tmp_path)
+    assert (found.known, found.share) == (False, None)
+
+
 def test_a_lost_list_is_said_and_does_not_count_as_clean(dataset: Dataset, tmp_path: Path) -> None:
     found = measure(card(known=False, pixel_hashes="trained_on.txt"), dataset, tmp_path)
     assert not found.known

@@ -190,6 +190,23 @@ def test_a_damaged_checkpoint_is_named_and_training_starts_anew(
     tidy(tmp_path, lambda run_id: None)  # another training looks after this one
 
 
+def test_one_changed_byte_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    best = Best((0.5, -1.0), [np.arange(9.0)], 1, 80)
+    state = State(0, 1, False, [], best, [np.arange(3)], [np.arange(4), np.arange(5.0)], {})
+    with Checkpoint.claim(tmp_path, "a" * 64) as one:
+        one.save(state)
+        whole = (one.folder / "state.npz").read_bytes()
+        for place in range(0, len(whole), 3):
+            damaged = bytearray(whole)
+            damaged[place] ^= 0xFF
+            (one.folder / "state.npz").write_bytes(damaged)
+            if (read := one.load()) is not None:
+                assert (read.best.score, read.best.epoch) == (state.best.score, state.best.epoch), place
+                for group in ("variables", "optimizer"):
+                    for held, saved in zip(getattr(read, group), getattr(state, group), strict=True):
+                        np.testing.assert_array_equal(held, saved, err_msg=f"byte {place}")
+
+
 def test_a_full_disk_stops_training_with_advice(
     tiny_dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,12 +267,16 @@ def test_unfinished_trainings_do_not_fill_the_disk(
         with Checkpoint.claim(tmp_path, name * 64) as one:
             one.begin({})
             (one.folder / ".state.npz.tmp-torn").write_bytes(b"by a kill")
+            (one.folder / ".best.tmp-torn").mkdir()
+            (one.folder / ".best.tmp-torn" / "model.keras").write_bytes(b"by another")
             os.utime(one.folder / "run.json", (age, age))
+            if name == "a":  # the first to begin, and the last to finish an epoch
+                (one.folder / "state.npz").write_bytes(b"")
     tidy(tmp_path, lambda run_id: None)
-    assert sorted(folder.name[0] for folder in tmp_path.iterdir()) == ["b", "c"]
+    assert sorted(folder.name[0] for folder in tmp_path.iterdir()) == ["a", "c"]
     assert "forgetting an unfinished training" in capsys.readouterr().err
     with Checkpoint.claim(tmp_path, "c" * 64) as one:
-        assert not list(one.folder.glob("*.tmp-*"))
+        assert not list(one.folder.glob(".*.tmp-*"))
 
 
 def test_a_killed_training_that_nobody_resumes_is_not_left_running(
@@ -291,3 +312,27 @@ def test_a_killed_training_that_nobody_resumes_is_not_left_running(
     assert run.info.status == "FINISHED"
     assert len(client.search_runs([run.info.experiment_id])) == 1
     assert run.data.metrics["validation_accuracy"] == float(curves(folder)[0]["validation_accuracy"])
+
+
+def test_a_training_that_goes_on_in_another_store_has_its_whole_curve_there(
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    empty_mlflow: Callable[[Path], str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_mlflow(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    short = {"frozen": {"epochs": 2, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
+    settings = Settings.model_validate({"train": {"recipe": "tiny"}, "recipes": {"tiny": RECIPE | short}})
+    asked = settings, tiny_dataset.folder, Path("model"), Path("curves.csv"), Path("checkpoints")
+    with monkeypatch.context() as full, pytest.raises(CheckpointError, match="no epoch is repeated"):
+        full.setattr(training, "_save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        train(*asked)
+    (tmp_path / "other").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_mlflow(tmp_path / "other"))
+    run_id = train(*asked).mlflow_run_id
+    told = tracking.connect().MlflowClient().get_metric_history(run_id, "validation_accuracy")
+    assert [(one.step, one.value) for one in told] == [
+        (int(row["epoch"]), float(row["validation_accuracy"])) for row in curves(tmp_path)
+    ]
+    assert len(told) == 2

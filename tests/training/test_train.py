@@ -1,6 +1,7 @@
 """Training writes a model whose card says what it is, and says plainly when it cannot."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -15,7 +16,9 @@ import pytest
 from ferops import tracking
 from ferops.data.ingest import ingest
 from ferops.data.store import Dataset
+from ferops.evaluation import contamination
 from ferops.models import patt_lite
+from ferops.models.classifier import Card
 from ferops.settings import DataSettings, Settings, SyntheticSettings
 from ferops.training.callbacks import Best, DivergedError, GrowImages, KeepBest, StopOnDivergence
 from ferops.training.teacher import TeacherError
@@ -100,20 +103,28 @@ def test_a_trained_model_loads_and_its_lineage_leads_to_the_run(
 
 
 @pytest.mark.parametrize(
-    "missing", [{"backbone": "gone.h5"}, {"teacher": "gone.keras", "teacher_share": 0.5}]
+    ("unusable", "why"),
+    [
+        ({"backbone": "gone.h5"}, r"gone\.h5 not found"),
+        ({"teacher": "gone.keras", "teacher_share": 0.5}, r"gone\.keras not found"),
+        ({"backbone": "damaged.keras"}, r"damaged\.keras does not fit"),
+        ({"teacher": "damaged.keras"}, r"damaged\.keras cannot be loaded"),
+    ],
 )
-def test_weights_that_are_not_there_are_refused_before_any_work(
-    tmp_path: Path, store: None, missing: dict[str, object]
+def test_weights_that_cannot_be_used_are_refused_before_any_work(
+    tmp_path: Path, store: None, monkeypatch: pytest.MonkeyPatch, unusable: dict[str, object], why: str
 ) -> None:
-    with pytest.raises((patt_lite.BackboneUnavailableError, TeacherError), match=r"gone.* not found"):
+    monkeypatch.chdir(tmp_path)
+    Path("damaged.keras").write_bytes(b"PK")
+    with pytest.raises((patt_lite.BackboneUnavailableError, TeacherError), match=why):
         train(
-            make_settings(**missing),
+            make_settings(**unusable),
             tmp_path / "no dataset is read",
             tmp_path / "model",
             tmp_path / "curves.csv",
             tmp_path / "checkpoints",
         )
-    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]  # no checkpoint
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "damaged.keras"}  # no checkpoint
     assert tracking.connect().search_runs(search_all_experiments=True).empty
 
 
@@ -166,11 +177,37 @@ def test_a_second_round_takes_over_the_backbone_and_what_it_saw(
     ):
         np.testing.assert_array_equal(old, new)  # the frozen stage left it as it was
 
-    listed.unlink()
-    card = train(
-        again, tiny_dataset.folder, tmp_path / "third", tmp_path / "curves.csv", tmp_path / "checkpoints"
-    )
-    assert not card.training_data.known
+
+def test_what_came_of_weights_of_unknown_images_stays_unknown_for_all_generations(
+    tiny_dataset: Dataset, tmp_path: Path, store: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that may have learned the test images must not become clean by training on from it."""
+    short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
+    theirs = tmp_path / "theirs.weights.h5"
+    patt_lite.build_backbone(80, "none").save_weights(theirs)
+    whole = tmp_path / "whole.keras"
+    patt_lite.build_patt_lite(image_size=80).save(whole)
+
+    def trained(name: str, **recipe: object) -> Card:
+        places = tiny_dataset.folder, tmp_path / name, tmp_path / "curves.csv", tmp_path / "checkpoints"
+        return train(make_settings(**{**short, **recipe}), *places)
+
+    for name, recipe in (
+        ("child", {"backbone": str(theirs)}),
+        ("grandchild", {"backbone": str(tmp_path / "child" / "model.keras")}),
+        ("pupil", {"teacher": str(whole), "teacher_share": 0.5}),
+    ):
+        card = trained(name, **recipe)
+        assert not card.training_data.known, name
+        assert not (tmp_path / name / "trained_on.txt").exists(), name
+        found = contamination.measure(card, tiny_dataset, tmp_path / name)
+        assert (found.known, found.share) == (False, None), name
+
+    digest = hashlib.sha256()
+    for held in patt_lite.build_backbone(80, str(theirs)).get_weights():
+        digest.update(held.tobytes())
+    monkeypatch.setattr(patt_lite, "IMAGENET_SHA256", digest.hexdigest())
+    assert trained("of imagenet", backbone=str(theirs)).training_data.known
 
 
 def test_the_best_epoch_is_kept_by_accuracy_then_loss() -> None:
@@ -245,7 +282,7 @@ def test_the_same_code_trains_under_jax(tmp_path: Path, store: None) -> None:
     pytest.importorskip("jax")
     # Every batch is full: JAX would compile a smaller one again.
     synthetic = SyntheticSettings(train=70, validation=35, test=35)
-    ingest(DataSettings(synthetic=synthetic), seed=0, out=tmp_path / "dataset")
+    ingest(DataSettings(synthetic=synthetic), out=tmp_path / "dataset")
     done = subprocess.run(
         [sys.executable, "-c", JAX, make_settings().model_dump_json(), str(tmp_path / "dataset")],
         cwd=tmp_path,

@@ -51,7 +51,7 @@ def measure(card: Card, dataset: Dataset, model_folder: Path | None = None) -> C
         model_folder: where the card lies; `training_data.pixel_hashes` is relative to it.
     """
     hashes, problem = training_hashes(card, model_folder)
-    if hashes is not None:
+    if hashes is not None and card.training_data.known:
         return _measured(hashes, dataset)
     declared = _declared(card, dataset)
     if problem is None:

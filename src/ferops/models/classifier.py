@@ -16,6 +16,9 @@ from ferops.emotions import EMOTIONS
 
 Images = NDArray[np.uint8]  # [N, side, side, 3]
 
+#: Lists the images that steered a model, by their pixels' digests; beside its weights, where all are known.
+TRAINED_ON_FILE = "trained_on.txt"
+
 
 @dataclass(frozen=True)
 class TrainingData:

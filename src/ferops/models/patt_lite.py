@@ -9,6 +9,7 @@ attend to each other: what a face is called depends on its neighbours. `attentio
 `build_patt_lite` for the two that do not do this.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +22,21 @@ from ferops.errors import reason
 from ferops.models.classifier import Card, Images, Predictions
 from ferops.settings import Attention
 
+#: Of the datasets' faces: height, width and equal channels.
+INPUT_SHAPE = (48, 48, 3)
+
 #: Width of the `pre_classification` output, which serves as the embedding.
 EMBEDDING_SIZE = 32
 
 #: The layer of MobileNetV1 where the backbone ends: 14x14x512 at 224 pixels.
 BACKBONE_OUTPUT = "conv_dw_9_relu"
+
+#: SHA-256 of the ImageNet weights of Keras' MobileNetV1 (alpha 1.0, 224) up to there: the float32 of
+#: `get_weights`, one array after the other.
+IMAGENET_SHA256 = "1cce87cf5a23bc186b7e1ffcc45476085d4ff9ac6e6ff4f58680a2296ec5b817"
+
+#: Side, pixels, below which no patch is left.
+SMALLEST_IMAGE = 80
 
 #: What to do about missing weights.
 REMEDY = (
@@ -41,7 +52,7 @@ class BackboneUnavailableError(RuntimeError):
 
 def build_patt_lite(
     num_classes: int = NUM_EMOTIONS,
-    input_shape: tuple[int, int, int] = (48, 48, 3),
+    input_shape: tuple[int, int, int] = INPUT_SHAPE,
     image_size: int = 224,
     attention: Attention = "feature",
     backbone: str = "none",
@@ -112,16 +123,6 @@ def build_patt_lite(
     return keras.Model(inputs, head(x), name="patt_lite")
 
 
-def require_backbone(weights: str) -> None:
-    """Refuse weights that are a path to nothing, before anything is built.
-
-    Raises:
-        BackboneUnavailableError: if there is no such file.
-    """
-    if weights not in ("imagenet", "none") and not Path(weights).is_file():
-        raise BackboneUnavailableError(f"backbone weights {weights} not found: {REMEDY}")
-
-
 def build_backbone(image_size: int, weights: str) -> keras.Model:
     """MobileNetV1 (alpha 1.0) up to `conv_dw_9_relu`, 821,952 parameters, input -1 to 1.
 
@@ -135,7 +136,8 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
         BackboneUnavailableError: if the weights cannot be downloaded or do not fit.
     """
     shape = (image_size, image_size, 3)
-    require_backbone(weights)
+    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        raise BackboneUnavailableError(f"backbone weights {weights} not found: {REMEDY}")
     if weights == "imagenet":
         try:
             full = keras.applications.MobileNet(input_shape=shape, include_top=False, weights="imagenet")
@@ -157,6 +159,18 @@ def build_backbone(image_size: int, weights: str) -> keras.Model:
         if not all(np.isfinite(held).all() for held in base.get_weights()):
             raise BackboneUnavailableError(f"{path} holds weights that are no numbers: {REMEDY}")
     return base
+
+
+def is_imagenet(path: str) -> bool:
+    """Whether a weights file holds, as a backbone, Keras' ImageNet weights and no others.
+
+    Raises:
+        BackboneUnavailableError: if they cannot be loaded.
+    """
+    digest = hashlib.sha256()
+    for held in build_backbone(SMALLEST_IMAGE, path).get_weights():
+        digest.update(np.ascontiguousarray(held, np.float32).tobytes())
+    return digest.hexdigest() == IMAGENET_SHA256
 
 
 def _load_backbone(base: keras.Model, full: keras.Model, path: Path) -> None:

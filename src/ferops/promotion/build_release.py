@@ -23,7 +23,7 @@ from ferops.data.sources.png import png
 from ferops.data.sources.synthetic import draw
 from ferops.emotions import EMOTIONS
 from ferops.evaluation.evaluate import RESULT_FILE, EvaluationError, Result
-from ferops.models.classifier import Card, Images
+from ferops.models.classifier import TRAINED_ON_FILE, Card, Images
 from ferops.models.compact import compact_keras, compact_onnx, convolution_kernels
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier, Recorded, RuntimeUnavailableError
 from ferops.models.runtimes import RUNTIMES
@@ -35,7 +35,6 @@ from ferops.promotion.variants import Variant, Variants, load_variants
 from ferops.settings import Settings, load_settings
 
 KERAS_FILE = "model.keras"
-TRAINED_ON_FILE = "trained_on.txt"
 GATE_FILE = "gate.json"
 PARAMS_FILE = "params.yaml"
 CURVES_FILE = "learning_curves.csv"

@@ -76,8 +76,9 @@ BOUNDS: Mapping[str, tuple[str, str]] = {
 
 ADVICE: Mapping[str, str] = {
     "evaluated": "Run `dvc repro`; for the ViT, set vit.checkpoint in params.yaml.",
-    "training_data": "Say in params.yaml (vit.trained_on) what the model was trained on, or accept the risk "
-    "with gate.unknown_training_data: allow.",
+    "training_data": "Say what the model was trained on: the ViT by vit.trained_on in params.yaml; weights "
+    "that a recipe starts or learns from by the list of their images beside them (trained_on.txt). Or accept "
+    "the risk with gate.unknown_training_data: allow.",
     "contamination": "Measure it on images that it has surely not seen: another test split or dataset.",
     "minimum": "Train longer, or with a better recipe (train.recipe); look at the confusion matrix first.",
     "recall": "Look at the emotion's row in the confusion matrix; give it more images or a class weight.",

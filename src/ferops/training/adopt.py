@@ -24,7 +24,7 @@ from ferops.settings import Settings
 from ferops.training.callbacks import Best
 from ferops.training.device import Device
 from ferops.training.fit import Fitted, finished
-from ferops.training.train import keep, log_row, parameters
+from ferops.training.train import keep, parameters, row_logger
 
 #: How far validation accuracy may be from what was measured there: other kernels round differently.
 TOLERANCE = 0.002
@@ -86,8 +86,9 @@ def adopt(
     }
     with tracking.run(name, tags=tags) as run_id:
         tracking.connect().log_params(parameters(settings, device, dataset))
+        log = row_logger(run_id)
         for row in fitted.rows:
-            log_row(row)
+            log(row)
         return keep(fitted, settings, dataset, device, lineage, run_id, out, curves_path, details)
 
 

@@ -14,8 +14,6 @@ import json
 import shutil
 import sys
 import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ferops import files
+from ferops.errors import reason
 from ferops.training.callbacks import Best, Row
 
 STATE, RUN, LOCK = "state.npz", "run.json", "lock"
@@ -112,8 +111,11 @@ class Checkpoint:
         except OSError as error:
             raise _unwritable(folder, error) from error
         try:
-            for torn in folder.glob(".*.tmp-*"):  # what a killed process was writing
-                torn.unlink(missing_ok=True)
+            for torn in folder.glob(".*.tmp-*"):  # files and folders that a killed process was writing
+                if torn.is_dir():
+                    shutil.rmtree(torn, ignore_errors=True)
+                else:
+                    torn.unlink(missing_ok=True)
             yield Checkpoint(folder)
         finally:
             lock.release()
@@ -164,6 +166,7 @@ class Checkpoint:
                 "image_size": state.best.image_size,
             },
             "patience": state.patience,
+            "arrays": {kind: len(group) for kind, group in _groups(state).items()},
         }
         arrays = {
             f"{kind}_{i:03d}": array
@@ -187,8 +190,8 @@ class Checkpoint:
             return None
         try:
             return self._read(path)
-        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError) as error:
-            print(f"{path} is damaged ({error}): training starts anew", file=sys.stderr)
+        except Exception as error:  # zipfile, zlib and numpy raise nearly anything on damaged bytes
+            print(f"{path} is damaged ({reason(error)}): training starts anew", file=sys.stderr)
             return None
 
     @staticmethod
@@ -196,8 +199,8 @@ class Checkpoint:
         with np.load(path) as saved:
             meta = json.loads(str(saved["meta"]))
             groups = {
-                kind: [saved[name] for name in sorted(saved.files) if name.startswith(f"{kind}_")]
-                for kind in ("variables", "optimizer", "best")
+                kind: [saved[f"{kind}_{i:03d}"] for i in range(count)]
+                for kind, count in meta["arrays"].items()
             }
         of_best = meta["best"]
         best = Best(tuple(of_best["score"]), groups["best"], of_best["epoch"], of_best["image_size"])
@@ -238,10 +241,16 @@ def tidy(root: Path, close: Callable[[str], None]) -> None:
             left.append(folder)
         finally:
             lock.release()
-    left.sort(key=lambda folder: (folder / RUN).stat().st_mtime)
+    left.sort(key=_last_saved)
     for folder in left[:-KEPT]:
         print(f"{folder}: forgetting an unfinished training; {KEPT} newer ones are kept", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_saved(folder: Path) -> float:
+    """When a training last came to something: its last epoch's end, or its beginning."""
+    state = folder / STATE
+    return (state if state.exists() else folder / RUN).stat().st_mtime
 
 
 class Task(Protocol):

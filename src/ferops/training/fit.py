@@ -115,7 +115,7 @@ def fit(
         seed: of every random number.
         data: the train split.
         validation: the validation split; it chooses the epoch.
-        on_row: called with each epoch's row.
+        on_row: called with each epoch's row; in a training that is continued, with those before too.
         checkpoint: where to save after every epoch; what lies there is continued.
         resident: whether the images live on the device; none: on a GPU, where they fit.
 
@@ -129,6 +129,8 @@ def fit(
     for name, split in (("train", data), ("validation", validation)):
         if not len(split):
             raise TooFewImagesError(f"the {name} split has no image")
+    for stage in (recipe.frozen, recipe.fine_tune):  # before any work: an emotion may be missing
+        _class_weights(recipe, stage, data)
     keras.utils.set_random_seed(seed)
     if resident is None:
         resident = keeps_images(data.grey.nbytes + validation.grey.nbytes)
@@ -140,7 +142,8 @@ def fit(
         weights = _build(recipe, attention, recipe.frozen, recipe.backbone).get_weights()
     else:
         weights, task.rows, task.best = [], list(state.rows), state.best
-        on_row(task.rows[-1])  # it was saved before it was told, and may not have been
+        for row in task.rows:  # saved before it was told; and whoever is told now may not be who was then
+            on_row(row)
     for position, (name, stage) in enumerate((("frozen", recipe.frozen), ("fine_tune", recipe.fine_tune))):
         if stage.epochs == 0 or (state is not None and position < state.stage):
             continue
@@ -203,9 +206,7 @@ def prepare_stage(
         recipe.batch_size,
         recipe.augmentation,
         soft_targets(data.labels, recipe.label_smoothing, answers, recipe.teacher_share),
-        class_weights(
-            data.labels, recipe.class_weights if stage.class_weights is None else stage.class_weights
-        ),
+        _class_weights(recipe, stage, data),
         seed=seed,
         parts=recipe.accumulation_steps,
         resident=resident,
@@ -222,6 +223,11 @@ def prepare_stage(
     model.optimizer.build(model.trainable_variables)  # else the first step makes them, and is traced twice
     in_order = EvaluationBatches(validation, size, first_row=len(data) if resident else None)
     return Prepared(network, model, batches, in_order)
+
+
+def _class_weights(recipe: Recipe, stage: StageSettings, data: LabelledImages) -> NDArray[np.float32]:
+    power = recipe.class_weights if stage.class_weights is None else stage.class_weights
+    return class_weights(data.labels, power)
 
 
 def _build(recipe: Recipe, attention: Attention, stage: StageSettings, backbone: str = "none") -> keras.Model:

@@ -58,13 +58,13 @@ class Result(BaseModel):
 
 
 def require_all_weights(runs: Sequence[Run]) -> None:
-    """Refuse a sweep that names a backbone or teacher that is not there, before its first training.
+    """Refuse a sweep that names a backbone or teacher that cannot be used, before its first training.
 
     Raises:
         BackboneUnavailableError, TeacherError: naming the file.
     """
-    for run in runs:
-        require_weights(run.recipe)
+    for recipe in {(run.recipe.backbone, run.recipe.teacher): run.recipe for run in runs}.values():
+        require_weights(recipe)
 
 
 def train_run(run: Run, settings: Settings, dataset_dir: Path, out: Path, checkpoints: Path) -> Result:

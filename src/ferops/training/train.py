@@ -11,7 +11,7 @@ validation accuracy, over both stages. A training that was killed goes on where 
 import csv
 import io
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -24,8 +24,8 @@ from ferops import __version__, emotions, files, tracking
 from ferops.data import images
 from ferops.data.store import Dataset
 from ferops.models import patt_lite
-from ferops.models.classifier import Card, TrainingData
-from ferops.models.patt_lite import EMBEDDING_SIZE
+from ferops.models.classifier import TRAINED_ON_FILE, Card, TrainingData
+from ferops.models.patt_lite import EMBEDDING_SIZE, SMALLEST_IMAGE
 from ferops.settings import Attention, Recipe, Settings
 from ferops.training import (
     augmentation,
@@ -108,7 +108,7 @@ def train(
             data, validation = decode(dataset, "train"), decode(dataset, "validation")
             attention, seed = settings.train.attention, settings.train.seed
             try:
-                fitted = fit(recipe, attention, seed, data, validation, log_row, checkpoint)
+                fitted = fit(recipe, attention, seed, data, validation, row_logger(run_id), checkpoint)
             except DivergedError as error:
                 kept = _last_good(checkpoint, recipe, attention, dataset, inherited)
                 raise DivergedError(f"{error}. {kept}") from error
@@ -124,14 +124,15 @@ def train(
 
 
 def require_weights(recipe: Recipe) -> None:
-    """Refuse a recipe whose backbone or teacher is a path to nothing, before any work.
+    """Refuse a recipe whose backbone or teacher is no file that can be used, before any work.
 
     Raises:
-        BackboneUnavailableError, TeacherError: if it is.
+        BackboneUnavailableError, TeacherError: if it is none.
     """
-    patt_lite.require_backbone(recipe.backbone)
+    if recipe.backbone not in ("imagenet", "none"):
+        patt_lite.build_backbone(SMALLEST_IMAGE, recipe.backbone)
     if recipe.teacher is not None:
-        teacher.require_teacher(Path(recipe.teacher))
+        teacher.load(Path(recipe.teacher))
 
 
 def _log_parameters(run_id: str, values: Mapping[str, Any]) -> None:
@@ -145,15 +146,26 @@ def _log_parameters(run_id: str, values: Mapping[str, Any]) -> None:
         mlflow.log_params({name: value for name, value in values.items() if name not in known})
 
 
-def log_row(row: Row) -> None:
-    """Add an epoch's numbers to the open MLflow run.
+def row_logger(run_id: str) -> Callable[[Row], None]:
+    """What adds an epoch's numbers to the open MLflow run, unless it has that epoch already.
+
+    A resumed training tells all its epochs: its run may have them, all but the last, or be a new one.
 
     Raises:
-        tracking.StoreError: if they cannot be written.
+        tracking.StoreError: if the run cannot be asked, and from the function, if it cannot be written.
     """
-    numbers = {name: value for name, value in row.items() if name not in ("epoch", "stage")}
-    with tracking.written("the same command goes on after this epoch"):
-        tracking.connect().log_metrics(numbers, step=row["epoch"])
+    with tracking.written("the same command goes on from here"):
+        history = tracking.connect().MlflowClient().get_metric_history(run_id, "validation_accuracy")
+    known = {metric.step for metric in history}
+
+    def log(row: Row) -> None:
+        if row["epoch"] in known:
+            return
+        numbers = {name: value for name, value in row.items() if name not in ("epoch", "stage")}
+        with tracking.written("the same command goes on after this epoch"):
+            tracking.connect().log_metrics(numbers, step=row["epoch"])
+
+    return log
 
 
 def keep(
@@ -192,7 +204,7 @@ def keep(
         training_data=TrainingData(
             known=inherited is not None,
             datasets=(dataset.summary.source,),
-            pixel_hashes="trained_on.txt",
+            pixel_hashes=None if inherited is None else TRAINED_ON_FILE,
             dataset_sha256=dataset.summary.sha256,
         ),
         mlflow_run_id=run_id,
@@ -229,13 +241,15 @@ def keep(
 
 
 def _save(model: keras.Model, folder: Path, dataset: Dataset, inherited: list[str] | None) -> None:
-    """Write a model and the list of the images that steered it."""
+    """Write a model and the list of the images that steered it; no list where it would not be whole."""
     model.save(folder / "model.keras")
+    if inherited is None:
+        return
     # Train and validation both steered the model, so neither may be tested on.
     seen = {*dataset.frame("train", ["pixel_hash"])["pixel_hash"]}
     seen |= {*dataset.frame("validation", ["pixel_hash"])["pixel_hash"]}
-    seen |= set(inherited or ())
-    files.write_text(folder / "trained_on.txt", "\n".join(sorted(seen)) + "\n")
+    seen |= set(inherited)
+    files.write_text(folder / TRAINED_ON_FILE, "\n".join(sorted(seen)) + "\n")
 
 
 def _identity(settings: Settings, dataset: Dataset, device: Device) -> str:
@@ -283,17 +297,16 @@ def _origin(weights: str) -> dict[str, str | None]:
 def _inherited(recipe: Recipe) -> list[str] | None:
     """Pixel hashes that the trained models behind backbone and teacher saw; none if one's are unknown.
 
-    What they saw, the new model has seen too. The list lies beside a `model.keras`; weights files are taken
-    for ImageNet's.
+    What they saw, the new model has seen too. The list lies beside the weights; ImageNet's need none.
     """
     seen: list[str] = []
-    for weights in (recipe.backbone, recipe.teacher):
-        if weights is None or Path(weights).suffix != ".keras":
-            continue
-        listed = Path(weights).with_name("trained_on.txt")
-        if not listed.exists():
+    learned = [] if recipe.backbone in ("imagenet", "none") else [recipe.backbone]
+    for weights in [*learned, *([recipe.teacher] if recipe.teacher else [])]:
+        listed = Path(weights).with_name(TRAINED_ON_FILE)
+        if listed.exists():
+            seen += listed.read_text().split()
+        elif weights == recipe.teacher or not patt_lite.is_imagenet(weights):
             return None
-        seen += listed.read_text().split()
     return seen
 
 
