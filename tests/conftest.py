@@ -66,5 +66,5 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """
     folder = tmp_path_factory.mktemp("tiny") / "dataset"
     synthetic = SyntheticSettings(train=210, validation=105, test=105, noise=0.3)
-    ingest(DataSettings(synthetic=synthetic, rows_per_shard=100), seed=0, out=folder)
+    ingest(DataSettings(synthetic=synthetic, rows_per_shard=100), out=folder)
     return Dataset.open(folder)

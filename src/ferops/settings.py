@@ -82,6 +82,10 @@ class DataSettings(Section):
         Path("src/ferops/data/sources/synthetic.py"),
         description="file or folder of the source; the synthetic generator is its own source",
     )
+    seed: Seed = Field(
+        0, description="of the synthetic faces and of the validation cut: not training's, whose other seeds "
+        "must not validate on what a backbone or teacher has learned"
+    )
     synthetic: SyntheticSettings = SyntheticSettings()
     collected: CollectedSettings | None = Field(
         None, description="labelled traffic that is learnt and measured too; none without"
@@ -215,7 +219,7 @@ class Recipe(Section):
     )
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
-        "auto", description="auto: mixed_bfloat16 on a GPU that has it, else float32"
+        "auto", description="auto: mixed_bfloat16 on a GPU, else float32"
     )
     augmentation: AugmentationSettings = AugmentationSettings()
     frozen: StageSettings = StageSettings(epochs=0, learning_rate=1e-3)
@@ -231,6 +235,11 @@ class Recipe(Section):
             raise ValueError(
                 f"start_image_size {self.start_image_size} must be a multiple of 16, "
                 f"and not above image_size {self.image_size}"
+            )
+        if self.start_image_size not in (None, self.image_size) and self.fine_tune.epochs == 0:
+            raise ValueError(
+                f"images grow from {self.start_image_size} to {self.image_size} over fine_tune, which has 0 "
+                "epochs: give image_size alone"
             )
         if self.batch_size % self.accumulation_steps:
             raise ValueError(

@@ -48,7 +48,7 @@ def ingested(root: Path, members: dict[str, bytes] | None = None) -> tuple[Summa
     """A small tree of images and what was collected, as one dataset."""
     path = write_folder(root / "main", members or tree({"train": 5, "test": 2}))
     data = DataSettings(source="image_tree", path=path, collected=collected_settings(root))
-    return ingest(data, seed=0, out=root / "dataset"), Dataset.open(root / "dataset")
+    return ingest(data, out=root / "dataset"), Dataset.open(root / "dataset")
 
 
 def test_the_parameters_name_the_version_that_git_and_dvc_bring_back(repository: Path) -> None:
@@ -124,7 +124,7 @@ def test_an_upload_of_a_known_image_moves_nothing(repository: Path) -> None:
 def ingested_without(root: Path) -> tuple[Summary, Dataset]:
     path = write_folder(root / "main", tree({"train": 5, "test": 2}))
     data = DataSettings(source="image_tree", path=path)
-    return ingest(data, seed=0, out=root / "before"), Dataset.open(root / "before")
+    return ingest(data, out=root / "before"), Dataset.open(root / "before")
 
 
 def test_an_image_has_one_split_for_ever() -> None:

@@ -159,7 +159,7 @@ def test_schema_names_the_shard_and_column_that_differ(tmp_path: Path) -> None:
 @pytest.mark.skipif("FEROPS_FER2013_ARCHIVE" not in os.environ, reason="FEROPS_FER2013_ARCHIVE is not set")
 def test_fer2013_holds_what_is_known_of_it(tmp_path: Path) -> None:
     archive = Path(os.environ["FEROPS_FER2013_ARCHIVE"])
-    ingest(DataSettings(source="fer2013_images", path=archive), seed=0, out=tmp_path / "dataset")
+    ingest(DataSettings(source="fer2013_images", path=archive), out=tmp_path / "dataset")
     rows = Dataset.open(tmp_path / "dataset").frame(columns=findings.COLUMNS, include_excluded=True)
 
     found = findings.measure(rows)

@@ -32,7 +32,7 @@ def _rows(out: Path) -> pd.DataFrame:
 def test_a_csv_becomes_the_documented_table(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "fer2013.csv", csv_rows({"Training": 20, "PublicTest": 3}))
     data = DataSettings(source="fer2013_csv", path=path)
-    summary = ingest(data, seed=0, out=tmp_path / "out")
+    summary = ingest(data, out=tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.frame(columns=SCHEMA.names).shape == (161, len(SCHEMA))
     assert summary.rows == {
@@ -51,20 +51,20 @@ def test_synthetic_faces_are_labelled_so(tiny_dataset: Dataset) -> None:
 
 def test_the_digest_does_not_depend_on_sharding_and_changes_with_any_pixel(tmp_path: Path) -> None:
     members = tree({"train": 20, "val": 2, "test": 2})
-    one = ingest(_tree(tmp_path / "1", members, rows_per_shard=100), 0, tmp_path / "one")
-    other = ingest(_tree(tmp_path / "2", members), 0, tmp_path / "other")
+    one = ingest(_tree(tmp_path / "1", members, rows_per_shard=100), tmp_path / "one")
+    other = ingest(_tree(tmp_path / "2", members), tmp_path / "other")
     assert len(list((tmp_path / "one").glob("part-*"))) == 2
     assert one.sha256 == other.sha256
     assert one.source_sha256 == other.source_sha256
     members["train/angry/0000.png"] = face(5000)
-    assert ingest(_tree(tmp_path / "3", members), 0, tmp_path / "three").sha256 != one.sha256
+    assert ingest(_tree(tmp_path / "3", members), tmp_path / "three").sha256 != one.sha256
 
 
 def test_a_zip_gives_the_same_dataset_as_its_folder(tmp_path: Path) -> None:
     members = tree({"train": 4, "test": 2})
-    folder = ingest(_tree(tmp_path, members), 0, tmp_path / "one")
+    folder = ingest(_tree(tmp_path, members), tmp_path / "one")
     path = write_zip(tmp_path / "faces.zip", dict(reversed(members.items())))
-    zipped = ingest(DataSettings(source="image_tree", path=path), 0, tmp_path / "two")
+    zipped = ingest(DataSettings(source="image_tree", path=path), tmp_path / "two")
     assert zipped.sha256 == folder.sha256
 
 
@@ -72,7 +72,7 @@ def test_copies_of_test_images_are_kept_but_excluded_and_counted(tmp_path: Path)
     members = tree({"train": 3, "val": 3, "test": 2})
     copied = members["test/angry/" + _first(members, "test/angry/")]
     members |= {"train/sad/copy.png": copied, "val/angry/copy.png": copied}
-    summary = ingest(_tree(tmp_path, members), 0, tmp_path / "out")
+    summary = ingest(_tree(tmp_path, members), tmp_path / "out")
     rows = _rows(tmp_path / "out")
     assert rows.loc["image_tree/train/sad/copy.png", "excluded"] == "copy_of_test"
     assert rows.loc["image_tree/val/angry/copy.png", "excluded"] == "copy_of_test"
@@ -93,7 +93,7 @@ def test_a_copy_in_another_file_format_is_found_too(tmp_path: Path) -> None:
     first = members["test/angry/" + _first(members, "test/angry/")]
     Image.open(io.BytesIO(first)).convert("RGB").save(buffer, "PNG")
     members["train/angry/colour.png"] = buffer.getvalue()
-    ingest(_tree(tmp_path, members), 0, tmp_path / "out")
+    ingest(_tree(tmp_path, members), tmp_path / "out")
     row = _rows(tmp_path / "out").loc["image_tree/train/angry/colour.png"]
     assert (row["mode"], row["excluded"]) == ("RGB", "copy_of_test")
 
@@ -104,7 +104,7 @@ def test_blank_images_are_excluded_from_train_but_stay_in_test(tmp_path: Path) -
     members = tree({"train": 2, "val": 1, "test": 1})
     members["train/angry/blank.png"] = png(np.full((48, 48), 7, np.uint8))
     members["test/angry/blank.png"] = png(np.full((48, 48), 9, np.uint8))
-    summary = ingest(_tree(tmp_path, members), 0, tmp_path / "out")
+    summary = ingest(_tree(tmp_path, members), tmp_path / "out")
     assert summary.excluded == {"train": {"blank": 1}, "validation": {}, "test": {}}
     rows = _rows(tmp_path / "out")
     assert rows.loc["image_tree/test/angry/blank.png", "blank"]
@@ -114,20 +114,20 @@ def test_the_policies_can_be_switched_off(tmp_path: Path) -> None:
     members = tree({"train": 2, "val": 1, "test": 1})
     members["train/sad/copy.png"] = members["test/angry/" + _first(members, "test/angry/")]
     data = _tree(tmp_path, members, drop_test_copies_from_train=False, drop_blank_from_train=False)
-    assert ingest(data, 0, tmp_path / "out").excluded["train"] == {}
+    assert ingest(data, tmp_path / "out").excluded["train"] == {}
 
 
 def test_a_broken_image_stops_ingest_and_nothing_is_written(tmp_path: Path) -> None:
     members = tree({"train": 2, "val": 1, "test": 1}) | {"train/sad/broken.png": b"no image"}
     with pytest.raises(BrokenImageError, match=r"train/sad/broken\.png.*on_broken_image"):
-        ingest(_tree(tmp_path, members), 0, tmp_path / "out")
+        ingest(_tree(tmp_path, members), tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} == {"faces"}
 
 
 def test_by_policy_broken_images_are_left_out_and_counted(tmp_path: Path) -> None:
     truncated = face(1)[:200]
     members = tree({"train": 2, "val": 1, "test": 1}) | {"train/sad/a.png": b"", "val/sad/b.png": truncated}
-    summary = ingest(_tree(tmp_path, members, on_broken_image="exclude"), 0, tmp_path / "out")
+    summary = ingest(_tree(tmp_path, members, on_broken_image="exclude"), tmp_path / "out")
     assert summary.broken == ["train/sad/a.png", "val/sad/b.png"]
     assert "2 images could not be read and were left out." in summary.notes
     assert sum(sum(counts.values()) for counts in summary.rows.values()) == 28
@@ -136,11 +136,11 @@ def test_by_policy_broken_images_are_left_out_and_counted(tmp_path: Path) -> Non
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_an_empty_class_is_named_and_the_older_dataset_stays(tmp_path: Path, split: str) -> None:
     members = tree({"train": 2, "val": 1, "test": 1})
-    ingest(_tree(tmp_path / "1", members), 0, tmp_path / "out")
+    ingest(_tree(tmp_path / "1", members), tmp_path / "out")
     before = (tmp_path / "out" / "summary.json").read_bytes()
     fewer = {name: image for name, image in members.items() if not name.startswith(f"{split}/disgust/")}
     with pytest.raises(EmptyClassError, match="no image of disgust"):
-        ingest(_tree(tmp_path / "2", fewer), 0, tmp_path / "out")
+        ingest(_tree(tmp_path / "2", fewer), tmp_path / "out")
     assert (tmp_path / "out" / "summary.json").read_bytes() == before
 
 
@@ -149,7 +149,7 @@ def test_a_split_whose_images_are_all_excluded_is_refused(tmp_path: Path) -> Non
     for name in [n for n in members if n.startswith("train/")]:
         members[name] = members["test/angry/" + _first(members, "test/angry/")]
     with pytest.raises(LayoutError, match="train split has no usable image"):
-        ingest(_tree(tmp_path, members), 0, tmp_path / "out")
+        ingest(_tree(tmp_path, members), tmp_path / "out")
 
 
 def test_every_refusal_is_a_source_error() -> None:
@@ -161,8 +161,10 @@ def test_every_refusal_is_a_source_error() -> None:
 
 
 def test_the_same_seed_gives_the_same_dataset_and_another_seed_another(tmp_path: Path) -> None:
-    data = DataSettings(synthetic=SMALL)
-    digests = [ingest(data, seed, tmp_path / str(n)).sha256 for n, seed in enumerate((0, 0, 1))]
+    digests = [
+        ingest(DataSettings(synthetic=SMALL, seed=seed), tmp_path / str(n)).sha256
+        for n, seed in enumerate((0, 0, 1))
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -174,7 +176,7 @@ def _first(members: Mapping[str, bytes], folder: str) -> str:
 def test_the_real_archive_holds_what_the_literature_says(tmp_path: Path) -> None:
     assert ARCHIVE is not None
     data = DataSettings(source="fer2013_images", path=Path(ARCHIVE))
-    summary = ingest(data, seed=0, out=tmp_path / "out")
+    summary = ingest(data, out=tmp_path / "out")
     rows = Dataset.open(tmp_path / "out").frame(include_excluded=True)
     training, public = (rows[rows["source_split"] == usage] for usage in ("Training", "PublicTest"))
     assert (len(training), len(public)) == (28709, 3589)

@@ -39,7 +39,7 @@ def _keys(per_emotion: int) -> list[Key]:
 
 def test_the_cut_has_the_asked_share_of_every_emotion() -> None:
     keys = _keys(200)
-    fates = settle(keys, DataSettings(validation_fraction=0.15), seed=0)
+    fates = settle(keys, DataSettings(validation_fraction=0.15))
     for emotion in EMOTIONS:
         cut = [f.split for k, f in zip(keys, fates, strict=True) if k.emotion == emotion]
         assert cut.count("validation") == 30
@@ -59,7 +59,7 @@ def test_a_new_image_moves_hardly_any_other() -> None:
 
 @given(KEYS)
 def test_no_copy_is_on_two_sides_and_no_test_image_is_trained_on(keys: list[Key]) -> None:
-    fates = settle(keys, DataSettings(validation_fraction=0.2), seed=3)
+    fates = settle(keys, DataSettings(validation_fraction=0.2, seed=3))
     sides: dict[str, set[str]] = {}
     for key, fate in zip(keys, fates, strict=True):
         if fate.excluded is None:
@@ -69,7 +69,7 @@ def test_no_copy_is_on_two_sides_and_no_test_image_is_trained_on(keys: list[Key]
 
 @given(KEYS)
 def test_test_rows_are_never_excluded_and_know_their_copies(keys: list[Key]) -> None:
-    fates = settle(keys, DataSettings(), seed=0)
+    fates = settle(keys, DataSettings())
     in_train = {k.pixel_hash for k in keys if k.split is None}
     for key, fate in zip(keys, fates, strict=True):
         if key.split == "test":
@@ -79,8 +79,8 @@ def test_test_rows_are_never_excluded_and_know_their_copies(keys: list[Key]) -> 
 @given(KEYS, COLLECTED)
 def test_what_is_collected_moves_nothing_of_the_main_source(keys: list[Key], new: list[Key]) -> None:
     """Whatever people upload, with whatever label."""
-    data = DataSettings(validation_fraction=0.2)
-    alone, together = settle(keys, data, seed=3), settle([*keys, *new], data, seed=3)
+    data = DataSettings(validation_fraction=0.2, seed=3)
+    alone, together = settle(keys, data), settle([*keys, *new], data)
     assert together[: len(keys)] == alone
     main = {key.pixel_hash for key in keys}
     for key, fate in zip(new, together[len(keys) :], strict=True):
@@ -89,5 +89,5 @@ def test_what_is_collected_moves_nothing_of_the_main_source(keys: list[Key], new
 
 
 def _held_out(keys: list[Key], seed: int) -> set[str]:
-    fates = settle(keys, DataSettings(), seed)
+    fates = settle(keys, DataSettings(seed=seed))
     return {k.pixel_hash for k, f in zip(keys, fates, strict=True) if f.split == "validation"}

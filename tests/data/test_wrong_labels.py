@@ -27,7 +27,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Faces:
     """350 faces of the kind that the main source has, none of them in it, with their emotions."""
     folder = tmp_path_factory.mktemp("traffic") / "dataset"
     other = SyntheticSettings(train=350, validation=35, test=35, noise=0.3)
-    ingest(DataSettings(synthetic=other), seed=99, out=folder)
+    ingest(DataSettings(synthetic=other, seed=99), out=folder)
     dataset = Dataset.open(folder)
     return dataset.images("train")[..., 0], [EMOTIONS[label] for label in dataset.labels("train")]
 
@@ -48,7 +48,7 @@ def with_feedback(tmp_path: Path) -> Callable[..., Dataset]:
         collected = CollectedSettings(path=place, sha256=sha256(place))
         assert len(Collected(collected)) == sum(len(emotions) for _, emotions in batches)
         data = DataSettings(synthetic=SYNTHETIC, collected=collected)
-        ingest(data, seed=0, out=tmp_path / "dataset")
+        ingest(data, out=tmp_path / "dataset")
         return Dataset.open(tmp_path / "dataset")
 
     return build
@@ -131,7 +131,7 @@ def test_right_labels_of_drifted_images_are_no_wrong_labels(
 
 def test_a_main_source_whose_labels_are_shuffled_is_stopped(tmp_path: Path) -> None:
     """Nothing to compare it with, but its labels have to do with its pixels."""
-    ingest(DataSettings(synthetic=SYNTHETIC), seed=0, out=tmp_path / "dataset")
+    ingest(DataSettings(synthetic=SYNTHETIC), out=tmp_path / "dataset")
     dataset = Dataset.open(tmp_path / "dataset")
     assert wrong_labels.measure(dataset).agreement > 0.4
     frame = dataset.frame(columns=["emotion"])

@@ -70,8 +70,7 @@ def ingest() -> None:
     from ferops.data.ingest import ingest as run_ingest
     from ferops.settings import load_settings
 
-    settings = load_settings()
-    summary = run_ingest(settings.data, settings.train.seed, DATASET)
+    summary = run_ingest(load_settings().data, DATASET)
     counts = ", ".join(f"{split} {sum(rows.values())}" for split, rows in summary.rows.items())
     typer.echo(f"{DATASET}: {counts}{' (synthetic faces)' if summary.synthetic else ''}")
     for note in summary.notes:

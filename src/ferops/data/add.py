@@ -85,7 +85,7 @@ def _try(source: str, path: Path) -> None:
         ) from None
     if not path.exists():
         raise MissingSourceError(f"{path} does not exist")
-    for record in islice(open_source(settings, seed=0), TRIED):
+    for record in islice(open_source(settings), TRIED):
         try:
             images.decode(record.image)
         except images.ImageError as error:

@@ -1,6 +1,6 @@
 """From any source to the Parquet dataset: describe every image, settle the splits, write.
 
-    >>> summary = ingest(settings.data, seed=0, out=Path("data/dataset"))  # doctest: +SKIP
+    >>> summary = ingest(settings.data, out=Path("data/dataset"))  # doctest: +SKIP
 
 Two passes. The first reads the source once, image by image, and stages rows with all that one image tells.
 Only hashes, emotions and splits stay in memory. The second goes over the staged shards and fills in what
@@ -35,18 +35,17 @@ from ferops.settings import DataSettings
 BATCH_ROWS = 1024
 
 
-def ingest(data: DataSettings, seed: int, out: Path) -> Summary:
+def ingest(data: DataSettings, out: Path) -> Summary:
     """Write the dataset folder `out`: shards and `summary.json`, whole or not at all.
 
     Args:
-        data: which source, and the policies (copies, blanks, broken images, validation share).
-        seed: of the synthetic faces and of the validation cut.
+        data: which source, and the policies (copies, blanks, broken images, validation cut).
         out: replaced when all went well, untouched otherwise.
 
     Raises:
         SourceError: naming the member or row that cannot be used, or the class that is empty.
     """
-    source = open_source(data, seed)
+    source = open_source(data)
     every: dict[str, Source] = {data.source: source}
     if data.collected is not None:
         every[COLLECTED] = Collected(data.collected)
@@ -57,7 +56,7 @@ def ingest(data: DataSettings, seed: int, out: Path) -> Summary:
         staging.mkdir()
         rows = (_described(name, each, data, keys, broken) for name, each in every.items())
         write_shards(staging, itertools.chain.from_iterable(rows), data.rows_per_shard)
-        fates = settle(keys, data, seed)
+        fates = settle(keys, data)
         sha256 = _finish(staging, folder, fates)
         shutil.rmtree(staging)
         used: dict[str, dict[str, int]] = {split: dict.fromkeys(EMOTIONS, 0) for split in SPLITS}

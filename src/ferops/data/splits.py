@@ -27,7 +27,7 @@ class Fate(NamedTuple):
     excluded: str | None
 
 
-def settle(keys: Sequence[Key], data: DataSettings, seed: int) -> list[Fate]:
+def settle(keys: Sequence[Key], data: DataSettings) -> list[Fate]:
     """Settle every image's split, and whether training must leave it out.
 
     The main source comes first: a collected image that it has too is excluded, whatever its split and label,
@@ -60,7 +60,7 @@ def settle(keys: Sequence[Key], data: DataSettings, seed: int) -> list[Fate]:
             excluded.append(None)
 
     free = [k for k, why in zip(keys, excluded, strict=True) if k.split is None and why is None]
-    held_out = _validation_hashes(free, data.validation_fraction, seed)
+    held_out = _validation_hashes(free, data.validation_fraction, data.seed)
     return [
         Fate(
             split=key.split or ("validation" if key.pixel_hash in held_out else "train"),

@@ -1,6 +1,6 @@
 """Where images come from: one module a layout, chosen by `data.source`.
 
->>> for record in open_source(DataSettings(), seed=0):  # doctest: +SKIP
+>>> for record in open_source(DataSettings()):  # doctest: +SKIP
 ...     print(record.name, record.emotion)
 """
 
@@ -10,7 +10,7 @@ from ferops.settings import DataSettings
 __all__ = ["Record", "Source", "SourceError", "open_source"]
 
 
-def open_source(data: DataSettings, seed: int) -> Source:
+def open_source(data: DataSettings) -> Source:
     """Open the source that the settings name, without reading its images yet.
 
     Raises:
@@ -20,7 +20,7 @@ def open_source(data: DataSettings, seed: int) -> Source:
     if data.source == "synthetic":
         from ferops.data.sources.synthetic import Synthetic
 
-        return Synthetic(data.synthetic, seed)
+        return Synthetic(data.synthetic, data.seed)
     if data.source == "fer2013_csv":
         from ferops.data.sources.fer2013_csv import Fer2013Csv
 
