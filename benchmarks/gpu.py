@@ -7,7 +7,8 @@
 It needs numpy, JAX, Keras, Pillow, pydantic, pydantic-settings, PyYAML and filelock. Three stages, in this
 order: `checks` (loss, gradients and augmentation against the CPU), `speed` (images/s beside what the card's
 arithmetic and memory allow) and `runs` (trainings of a sweep file, several at a time, each in a process of
-its own). What is done when the time is over is kept: `gpu.json`, `curves.csv`, and the weights of the
+its own; by default its group `final`, the full recipe). A training that is not done when the time is over
+ends after its epoch, and its best epoch is kept. Back come `gpu.json`, `curves.csv`, and the weights of the
 trainings with the best validation accuracy, which `ferops adopt` takes over.
 """
 
@@ -43,6 +44,10 @@ KEPT = 4
 
 #: Seconds before the end at which trainings that still run are stopped, so that all is written in time.
 MARGIN = 12.0
+
+#: Seconds before that at which a training ends after its epoch: its best is measured in them, ten crops of
+#: test included. A training that was stopped leaves curves, one that ended also its weights.
+MEASURING = 45.0
 
 
 @dataclass
@@ -167,6 +172,7 @@ class Bench:
                         "seed": run.seed,
                         "final": run.final,
                         "recipe": run.recipe.model_dump(mode="json"),
+                        "seconds": self.left() - MEASURING,
                     }
                     job = Job(run.key, self.scratch / run.key, request)
                     job.start()
@@ -202,9 +208,12 @@ class Bench:
         }
         self.found["runs"].append(entry)
         if entry["finished"]:
+            clock = " (by the clock)" if entry["ended_by_the_clock"] else ""
+            epochs = f"{len(entry['rows'])} epochs{clock}"
             self.say(
-                f"finished {run.key} in {seconds:.0f} s: validation {entry['validation_accuracy']:.4f} "
-                f"(epoch {entry['best_epoch']}), {entry['images_per_second']:.0f} images/s"
+                f"finished {run.key} in {seconds:.0f} s, {epochs}: validation "
+                f"{entry['validation_accuracy']:.4f} (epoch {entry['best_epoch']}), "
+                f"{entry['images_per_second']:.0f} images/s"
             )
         else:
             self.say(f"NOT finished: {run.key} after {seconds:.0f} s, {len(entry['rows'])} epochs")
@@ -265,7 +274,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--sweep", type=Path, default=HERE.parent / "sweeps" / "fer2013.yaml")
-    parser.add_argument("--groups", nargs="+", default=["explore_1"], help="of the sweep, in this order")
+    parser.add_argument("--groups", nargs="+", default=["final"], help="of the sweep, in this order")
     parser.add_argument("--only", nargs="+", metavar="KEY", help="trainings, as `gpu.json` names them")
     parser.add_argument("--params", type=Path, default=HERE.parent / "params.yaml")
     parser.add_argument("--backbone", help="MobileNet weights file, instead of the recipe's")

@@ -23,8 +23,9 @@ from ferops.models.patt_lite import EMBEDDING_SIZE, PattLite
 from ferops.settings import Recipe
 from ferops.training.batches import LabelledImages
 from ferops.training.callbacks import DivergedError, Row
+from ferops.training.checkpoint import Checkpoint
 from ferops.training.device import prepare
-from ferops.training.fit import Fitted, fit
+from ferops.training.fit import Fitted, finished, fit
 
 #: Images of one step when a finished model is measured.
 MEASURING_BATCH = 512
@@ -40,8 +41,12 @@ def load(path: str) -> tuple[dict[str, LabelledImages], np.ndarray]:
         return splits, held["copy_in_train"]
 
 
+class OutOfTimeError(Exception):
+    """The clock ends a training after an epoch; its best so far is kept."""
+
+
 def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One training to its end: curves, weights in float16, and validation and test results."""
+    """One training to its end, or to the clock's: curves, weights in float16, validation and test results."""
     recipe = Recipe.model_validate(request["recipe"])
     splits, copies = load(request["data"])
     device = prepare(recipe)
@@ -52,9 +57,12 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         rows.append(row)
         with (folder / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+        if time.monotonic() - started > request["seconds"]:
+            raise OutOfTimeError
 
     seed = request["seed"]
     resident = True if request["quick"] else None  # the miniature takes the accelerator's path
+    checkpoint = Checkpoint(folder)
     started = time.monotonic()
     try:
         fitted = fit(
@@ -64,8 +72,13 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             splits["train"],
             splits["validation"],
             on_row,
-            resident=resident,
+            checkpoint,
+            resident,
         )
+    except OutOfTimeError:
+        state = checkpoint.load()  # an epoch is saved before it is told
+        assert state is not None
+        fitted = Fitted(finished(recipe, request["attention"], state.best), state.best.epoch, state.rows)
     except DivergedError as error:
         return {"finished": False, "rows": rows, "log_end": str(error), "diverged": True}
     seconds = time.monotonic() - started
@@ -74,6 +87,7 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return {
         "finished": True,
+        "ended_by_the_clock": len(fitted.rows) < recipe.frozen.epochs + recipe.fine_tune.epochs,
         "rows": fitted.rows,
         "best_epoch": fitted.best_epoch,
         "validation_accuracy": max(row["validation_accuracy"] for row in fitted.rows),

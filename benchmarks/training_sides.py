@@ -163,6 +163,9 @@ class Stopwatch(keras.callbacks.Callback):
 class Race(keras.callbacks.Callback):
     """Measures accuracy on the test split after every epoch, off the clock, until the targets or the budget.
 
+    It looks at the end of the validation pass, while averaged weights, if any, are in place: those are what a
+    training keeps. So it must be the first of the callbacks.
+
     Args:
         test: the split; nothing is chosen on it.
         targets: accuracies; the highest ends the race.
@@ -180,6 +183,7 @@ class Race(keras.callbacks.Callback):
         super().__init__()
         self.test, self.goal, self.budget, self.on_point = test, max(targets), budget, on_point
         self.curve: list[dict[str, float]] = []
+        self._measured = False
         self._start, self._paused, self._epochs = time.perf_counter(), 0.0, 0
         self._processor, self._processor_paused = time.process_time(), 0.0
 
@@ -189,14 +193,27 @@ class Race(keras.callbacks.Callback):
             self._measure(self._epochs + (batch + 1) / self.params["steps"], {})
             raise FinishedError
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Its point is to come."""
+        self._measured = False
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
         """Add a point to the curve."""
+        self._add((logs or {}).get("accuracy"))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Add the point of an epoch that was not validated."""
+        if not self._measured:
+            self._add(None)
+
+    def _add(self, validation: float | None) -> None:
         self._epochs += 1
-        self._measure(self._epochs, logs or {})
+        self._measured = True
+        self._measure(self._epochs, {} if validation is None else {"validation_accuracy": float(validation)})
         if self.curve[-1]["test_accuracy"] >= self.goal:
             raise FinishedError
 
-    def _measure(self, epochs: float, logs: dict[str, float]) -> None:
+    def _measure(self, epochs: float, validation: dict[str, float]) -> None:
         now, processor = time.perf_counter(), time.process_time()
         minutes = (now - self._start - self._paused) / 60
         processor_minutes = (processor - self._processor - self._processor_paused) / 60
@@ -214,7 +231,7 @@ class Race(keras.callbacks.Callback):
                 "processor_minutes": processor_minutes,
                 "epochs": epochs,
                 "test_accuracy": accuracy,
-                **({"validation_accuracy": float(logs["val_accuracy"])} if "val_accuracy" in logs else {}),
+                **validation,
             }
         )
         print(f"{minutes:6.1f} min  {epochs:5.2f} epochs  test accuracy {accuracy:.3f}", file=sys.stderr)
@@ -236,13 +253,17 @@ def peak_mib() -> float:
 
 @contextmanager
 def watched(callback: keras.callbacks.Callback) -> Iterator[None]:
-    """Give every `Model.fit` this callback as its last, so that the real training is timed, not a copy."""
+    """Give every `Model.fit` this callback, so that the real training is timed, not a copy.
+
+    A `Stopwatch` is the last, and times what the others do too; a `Race` the first.
+    """
     plain = keras.Model.fit
 
     def watched_fit(model: keras.Model, x: Any, *args: Any, callbacks: Any = (), **kwargs: Any) -> Any:
         if isinstance(callback, Stopwatch):
             callback.time_input(x)
-        return plain(model, x, *args, callbacks=[*callbacks, callback], **kwargs)
+            return plain(model, x, *args, callbacks=[*callbacks, callback], **kwargs)
+        return plain(model, x, *args, callbacks=[callback, *callbacks], **kwargs)
 
     with mock.patch.object(keras.Model, "fit", watched_fit):
         yield

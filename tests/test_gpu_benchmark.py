@@ -93,6 +93,7 @@ def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
         "seed": run.seed,
         "final": run.final,
         "recipe": run.recipe.model_dump(mode="json"),
+        "seconds": 100.0,
     }
     outcome = gpu_jobs.train(request, job.folder)
     # The miniature validates on a part; the whole is what a real run measures.
@@ -140,6 +141,7 @@ def test_what_comes_back_are_curves_results_and_weights(results: Path) -> None:
     found = files.read_json(results / "gpu.json")
     done, stopped = found["runs"]
     assert done["finished"]
+    assert not done["ended_by_the_clock"]
     assert not stopped["finished"]
     assert len((results / "curves.csv").read_text().splitlines()) == 3  # an epoch of each, and the header
     assert set(done["test"]) == {"single", "flipped", "ten_crop"}
@@ -167,9 +169,39 @@ def test_a_training_that_diverges_in_its_first_epoch_says_so(
         "attention": run.attention,
         "seed": run.seed,
         "recipe": run.recipe.model_dump(mode="json"),
+        "seconds": 100.0,
     }
     found = gpu_jobs.train(request, tmp_path)
     assert (found["finished"], found["rows"], found["log_end"]) == (False, [], "the loss became nan")
+
+
+def test_a_training_that_the_clock_ends_gives_the_best_epoch_that_it_had(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    pack(tiny_dataset, tmp_path / "tiny.npz")
+    gpu.unpack(Packed.load(tmp_path / "tiny.npz"), tmp_path / "data.npz", quick=True)
+    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
+    recipe = run.recipe.model_dump(mode="json")
+    recipe["fine_tune"]["epochs"] = 50
+    request = {
+        "data": str(tmp_path / "data.npz"),
+        "quick": True,
+        "attention": run.attention,
+        "seed": run.seed,
+        "final": False,
+        "recipe": recipe,
+        "seconds": 0.0,
+    }
+    found = gpu_jobs.train(request, tmp_path)
+    assert (found["finished"], found["ended_by_the_clock"]) == (True, True)
+    assert (len(found["rows"]), found["best_epoch"]) == (1, 1)
+    weights = [value.astype(np.float32) for value in np.load(tmp_path / "weights.npz").values()]
+    model = patt_lite.build_patt_lite(image_size=80)
+    model.set_weights(weights)
+    with np.load(tmp_path / "data.npz") as held:
+        images = np.repeat(held["validation_grey"][..., None], 3, -1)
+        right = np.asarray(model.predict_on_batch(images)).argmax(1) == held["validation_labels"]
+    assert found["validation_float32"]["accuracy"] == pytest.approx(right.mean())
 
 
 def parameters(folder: Path, **changes: Any) -> Path:

@@ -107,6 +107,21 @@ def test_the_race_ends_at_the_target_and_keeps_every_point(monkeypatch):
     assert race.curve[0]["test_accuracy"] == pytest.approx(right.mean())
 
 
+def test_the_race_measures_the_averaged_weights_that_a_training_keeps():
+    grey = faces(70).grey
+    model = tiny_model()
+    model.set_weights([np.zeros((3, 7)), 0.1 * np.eye(7)[6]])  # all are neutral, as after the first step too
+    optimizer = keras.optimizers.SGD(1e-6, use_ema=True, ema_momentum=0.999999)  # the first step's weights
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    race = Race(LabelledImages(grey, np.full(70, 6)), targets=[1.1], budget=60, on_point=lambda curve: None)
+    angry = published_notebook.rgb(grey), np.zeros(70)
+    averaged = keras.callbacks.SwapEMAWeights()
+    with training_sides.watched(race):
+        model.fit(*angry, 7, epochs=2, validation_data=angry, callbacks=[averaged], verbose=0)
+    points = [(point["test_accuracy"], point["validation_accuracy"]) for point in race.curve]
+    assert points == [(1.0, 0.0), (1.0, 0.0)]
+
+
 def test_a_spent_budget_ends_the_race_within_an_epoch():
     data = faces(70)
     race = Race(data, targets=[1.1], budget=0, on_point=lambda curve: None)
