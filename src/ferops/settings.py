@@ -83,8 +83,9 @@ class DataSettings(Section):
         description="file or folder of the source; the synthetic generator is its own source",
     )
     seed: Seed = Field(
-        0, description="of the synthetic faces and of the validation cut: not training's, whose other seeds "
-        "must not validate on what a backbone or teacher has learned"
+        0,
+        description="of the synthetic faces and of the validation cut: not training's, whose other seeds "
+        "must not validate on what a backbone or teacher has learned",
     )
     synthetic: SyntheticSettings = SyntheticSettings()
     collected: CollectedSettings | None = Field(
