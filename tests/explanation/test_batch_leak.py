@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 
 from fake_classifiers import planted_dataset
 from ferops.cli import app
-from ferops.data import images as pixels
 from ferops.data.store import Dataset
 from ferops.evaluation import batch_invariance
 from ferops.explanation.batch_leak import SUFFIXES, explain, explain_file
-from ferops.explanation.model import PARTS, rewired, train_published_wiring, wiring
+from ferops.explanation.model import PARTS, Demonstration, rewired, train_published_wiring, wiring
 from ferops.explanation.page import percent, points, span
 from ferops.explanation.result import Explanation
 from ferops.models.classifier import Card, TrainingData
@@ -29,6 +28,7 @@ from keras_readers import reader
 RECIPE = Recipe(
     description="tiny", image_size=80, backbone="none", fine_tune=StageSettings(epochs=1, learning_rate=1e-3)
 )
+CARD = Card("theirs", "keras", 48, 1_102_664, TrainingData(known=False))
 SETTINGS = Settings(
     recipes={"synthetic": RECIPE},
     evaluation=EvaluationSettings(bootstrap_samples=200, invariance_images=210, batch_size=16),
@@ -38,6 +38,12 @@ SETTINGS = Settings(
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return planted_dataset(tmp_path_factory.mktemp("leak") / "dataset", test=210)
+
+
+@pytest.fixture(scope="module")
+def published(tiny_dataset: Dataset) -> tuple[KerasClassifier, Demonstration]:
+    """PAtt-Lite in the published wiring, its head trained for a moment."""
+    return train_published_wiring(tiny_dataset, RECIPE, None, seed=0, steps=12)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +57,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Cal
 def saved(model: keras.Model, path: Path) -> Path:
     model.save(path)
     return path
+
+
+def some_faces(dataset: Dataset) -> np.ndarray:
+    """uint8 `[9, 48, 48, 3]` of the test split, of all emotions."""
+    return dataset.images("test")[::13][:9]
 
 
 def text_of(page: Path) -> str:
@@ -147,11 +158,11 @@ def test_a_file_that_is_read_the_wrong_way_is_refused_before_any_work(
 
 
 def test_without_a_model_the_published_wiring_is_trained_and_its_twin_is_safe(
-    tiny_dataset: Dataset, workspace: Path
+    tiny_dataset: Dataset, workspace: Path, published: tuple[KerasClassifier, Demonstration]
 ) -> None:
-    classifier, trained = train_published_wiring(tiny_dataset, RECIPE, None, seed=0, steps=12)
+    classifier, trained = published
     assert (trained.images, trained.available, trained.backbone) == (210, 210, "none")
-    assert wiring(classifier.model) == "batch"
+    assert wiring(classifier, some_faces(tiny_dataset)) == "batch"
 
     found = explain(
         classifier, tiny_dataset, SETTINGS, out=workspace, images=21, batch_size=4, trained=trained
@@ -187,14 +198,12 @@ def test_backbone_weights_that_cannot_be_had_say_what_to_give(tiny_dataset: Data
 
 @pytest.mark.parametrize("attention", ["feature", "patch", "batch"])
 def test_rewiring_changes_no_weight(attention: str, tiny_dataset: Dataset) -> None:
-    model = build_patt_lite(image_size=80, attention=attention)
-    assert wiring(model) == attention
-    card = Card("patt_lite", "patt_lite", 48, model.count_params(), TrainingData(known=True))
-    faces = pixels.faces([row.as_py() for row in next(tiny_dataset.batches("test", ["image"]))["image"]][:5])
-    ours = KerasClassifier(model, card)
+    model, faces = build_patt_lite(image_size=80, attention=attention), some_faces(tiny_dataset)
+    ours = KerasClassifier(model, CARD)
+    assert wiring(ours, faces) == attention
     for other in ("feature", "patch", "batch"):
         twin = rewired(ours, other)
-        assert wiring(twin.model) == other
+        assert twin.card.details == {"attention": other}
         for part in PARTS:
             for first, second in zip(
                 model.get_layer(part).get_weights(), twin.model.get_layer(part).get_weights(), strict=True
@@ -202,7 +211,103 @@ def test_rewiring_changes_no_weight(attention: str, tiny_dataset: Dataset) -> No
                 assert np.array_equal(first, second)
         if other == attention:
             assert np.array_equal(ours.predict(faces).probabilities, twin.predict(faces).probabilities)
-    assert wiring(reader()) is None
+    assert wiring(KerasClassifier(reader(), CARD), faces) is None
+
+
+def derived(
+    model: keras.Model,
+    attend: Callable[[keras.KerasTensor, keras.Layer], keras.KerasTensor],
+    dtype: str = "uint8",
+    white: float = 255.0,
+    **others: keras.Layer,
+) -> keras.Model:
+    """What somebody makes of the public notebook: its layers' names, some of its layers, and other ones."""
+    part = {name: others.get(name, model.get_layer(name)) for name in PARTS}
+    images = keras.Input((48, 48, 3), dtype=dtype)
+    x = keras.layers.Rescaling(2 / white, offset=-1.0)(images)
+    x = keras.layers.Resizing(80, 80)(x)
+    x = keras.layers.GlobalAveragePooling2D()(part["patch_extraction"](part["base_model"](x)))
+    x = attend(part["pre_classification"](x), part["attention"])
+    return keras.Model(images, part["classification_head"](x))
+
+
+def among_the_batch(x: keras.KerasTensor, attention: keras.Layer) -> keras.KerasTensor:
+    batch = keras.ops.expand_dims(x, 0)
+    return keras.ops.squeeze(attention([batch, batch]), 0)
+
+
+def among_own_features(x: keras.KerasTensor, attention: keras.Layer) -> keras.KerasTensor:
+    features = keras.ops.expand_dims(x, -1)
+    return keras.ops.squeeze(attention([features, features]), -1)
+
+
+def added_to_its_input(x: keras.KerasTensor, attention: keras.Layer) -> keras.KerasTensor:
+    return x + among_own_features(x, attention)
+
+
+def another(part: str) -> keras.Layer:
+    layers = keras.layers
+    if part == "base_model":
+        images = keras.Input((80, 80, 3))
+        pooled = layers.AveragePooling2D(16)(images)
+        return keras.Model(images, layers.Conv2D(512, 1, activation="relu")(pooled), name=part)
+    if part == "pre_classification":
+        return keras.Sequential([layers.Dense(64, activation="relu"), layers.BatchNormalization()], name=part)
+    return layers.Dense(7, activation="softmax", name=part)
+
+
+@pytest.mark.parametrize(
+    "parts", [["base_model"], ["pre_classification", "classification_head"]], ids=lambda parts: parts[0]
+)
+def test_another_network_under_the_same_names_is_explained_without_a_twin(
+    parts: list[str],
+    tiny_dataset: Dataset,
+    workspace: Path,
+    published: tuple[KerasClassifier, Demonstration],
+) -> None:
+    theirs = derived(published[0].model, among_the_batch, **{part: another(part) for part in parts})
+    path = saved(theirs, workspace / "theirs.keras")
+    found = explain_file(path, tiny_dataset, SETTINGS, out=workspace / "out", images=14, batch_size=4)
+    assert (found.model.attention, found.twin) == (None, None)
+    assert "14 of the 105 test images" in text_of(workspace / "out" / "batch_leak.html")
+
+
+def test_a_network_that_computes_something_else_with_the_same_weights_has_no_twin(
+    tiny_dataset: Dataset, published: tuple[KerasClassifier, Demonstration]
+) -> None:
+    theirs = derived(published[0].model, added_to_its_input)
+    assert wiring(KerasClassifier(theirs, CARD), some_faces(tiny_dataset)) is None
+
+
+def test_a_safe_model_without_our_names_is_not_taken_for_the_published_wiring(
+    tiny_dataset: Dataset, workspace: Path, published: tuple[KerasClassifier, Demonstration]
+) -> None:
+    path = saved(derived(published[0].model, among_own_features), workspace / "theirs.keras")
+    found = explain_file(path, tiny_dataset, SETTINGS, out=workspace / "out", images=14, batch_size=4)
+    assert not found.leaks
+    assert found.model.attention == "feature"
+    assert found.twin is not None and found.twin.attention == "batch"
+
+
+def test_the_published_wiring_is_known_in_a_file_that_takes_scaled_pixels(
+    tiny_dataset: Dataset, published: tuple[KerasClassifier, Demonstration]
+) -> None:
+    theirs = derived(published[0].model, among_the_batch, dtype="float32", white=1.0)
+    faces = some_faces(tiny_dataset)
+    assert wiring(KerasClassifier(theirs, CARD, "0..1"), faces) == "batch"
+    assert wiring(KerasClassifier(theirs, CARD, "0..255"), faces) is None  # read so, it is another network
+
+
+@pytest.mark.parametrize("inside", [None, 64])
+def test_sides_that_no_patt_lite_has_are_no_error(inside: int | None, tiny_dataset: Dataset) -> None:
+    ours = build_patt_lite(image_size=80)
+    images, resized = keras.Input((48, 48, 3), dtype="uint8"), keras.Input((inside, inside, 3))
+    base = keras.Model(resized, keras.layers.Conv2D(512, 1)(resized), name="base_model")
+    x = keras.layers.Resizing(5, 5)(base(keras.layers.Resizing(64, 64)(images)))
+    x = keras.layers.GlobalAveragePooling2D()(ours.get_layer("patch_extraction")(x))
+    x = among_own_features(ours.get_layer("pre_classification")(x), ours.get_layer("attention"))
+    theirs = KerasClassifier(keras.Model(images, ours.get_layer("classification_head")(x)), CARD)
+    assert wiring(theirs, some_faces(tiny_dataset)) is None
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:

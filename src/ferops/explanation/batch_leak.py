@@ -42,6 +42,9 @@ EXAMPLES, BESIDE = 3, 6
 #: Validation images on which a file's order of outputs and pixel range are tried.
 READING_IMAGES = 210
 
+#: Test images, in one batch, on which a copy of a PAtt-Lite must answer as the model does.
+TRIED_IMAGES = 32
+
 SUFFIXES = (".html", ".json", ".png", ".svg")
 
 Answers = Mapping[Arrangement, NDArray[np.float32]]
@@ -138,7 +141,8 @@ def explain(
             one.card.name, wired, answers, labels[chosen], shares, size, evaluation, seed
         ), answers
 
-    attention = wiring(classifier.model)
+    # Before the long measurement: what a model is called does not tell whether it can have a twin.
+    attention = wiring(classifier, fetch(batch_invariance.stratified(labels, TRIED_IMAGES, seed)))
     model, answers = measured(classifier, attention)
     twin = None
     if attention is not None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from ferops.data.progress import track
 from ferops.data.store import Dataset
 from ferops.emotions import NUM_EMOTIONS
 from ferops.evaluation.batch_invariance import stratified
-from ferops.models.classifier import Card, TrainingData
+from ferops.models.classifier import Card, Images, TrainingData
 from ferops.models.keras_classifier import KerasClassifier
 from ferops.models.patt_lite import build_patt_lite, set_batch_norm_momentum
 from ferops.settings import Attention, Recipe
@@ -21,8 +22,11 @@ from ferops.settings import Attention, Recipe
 #: The parts that hold weights; they are the same in every wiring.
 PARTS = ("base_model", "patch_extraction", "pre_classification", "attention", "classification_head")
 
-#: What gives each wiring away, by the names of its layers; the published one has neither.
+#: By which layers' names this project's own wirings are told apart; the published one has neither.
 MARKS: dict[str, Attention] = {"features": "feature", "patches": "patch"}
+
+#: Probabilities of two models that compute the same in another order of sums differ by less.
+SAME_ANSWERS = 1e-4
 
 #: Larger images cost more and show nothing more here: FER2013's are 48 pixels.
 LARGEST_IMAGE = 112
@@ -151,25 +155,78 @@ def _fit_head(
         head.train_on_batch(features[rows].astype(np.float32), targets[rows])
 
 
-def wiring(model: keras.Model) -> Attention | None:
-    """How a PAtt-Lite's attention is wired; none where the model is no PAtt-Lite of this project."""
-    names = {layer.name for layer in model.layers}
-    if not names.issuperset(PARTS):
+def wiring(classifier: KerasClassifier, images: Images) -> Attention | None:
+    """How a PAtt-Lite's attention is wired; none where the model is another network.
+
+    The layers' names prove nothing: those who take the public notebook further keep them, around another
+    backbone, other units or an attention of their own. So it is the wiring in which `build_patt_lite`, given
+    the model's weights, answers as the model does; the names only decide where several do, as in a network
+    that answers all images alike.
+
+    Args:
+        classifier: any.
+        images: uint8 `[N, side, side, 3]`, at least two and as different as faces are; one batch.
+
+    Raises:
+        UnusableModelError: if the model answers NaN or infinity.
+    """
+    if not _has_the_parts(classifier.model):
         return None
-    return next((attention for mark, attention in MARKS.items() if mark in names), "batch")
+    names = {layer.name for layer in classifier.model.layers}
+    likely = next((attention for mark, attention in MARKS.items() if mark in names), "batch")
+    answers = classifier.predict(images, len(images)).probabilities
+    distance: dict[Attention, float] = {}
+    for attention in sorted(get_args(Attention), key=lambda one: one != likely):
+        copied = rewired(classifier, attention).predict(images, len(images)).probabilities
+        distance[attention] = float(np.abs(copied - answers).max())
+        if distance[attention] == 0:
+            break  # no other is nearer, and each takes a second to build
+    nearest = min(distance, key=lambda one: distance[one])  # the first, if several are as near
+    return nearest if distance[nearest] <= SAME_ANSWERS else None
 
 
 def rewired(classifier: KerasClassifier, attention: Attention) -> KerasClassifier:
-    """The same weights with another wiring: not one number differs, only what attends to what."""
-    model = classifier.model
-    other = build_patt_lite(
-        input_shape=tuple(model.input_shape[1:]),
-        image_size=int(model.get_layer("base_model").input_shape[1]),
-        attention=attention,
-    )
+    """The same weights with another wiring: not one number differs, only what attends to what.
+
+    Args:
+        classifier: a PAtt-Lite, see `wiring`.
+        attention: the other wiring.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    other = _built(classifier.model, attention)
     for part in PARTS:
-        other.get_layer(part).set_weights(model.get_layer(part).get_weights())
+        other.get_layer(part).set_weights(classifier.model.get_layer(part).get_weights())
     card = replace(
         classifier.card, name=f"same weights, {attention} wiring", details={"attention": attention}
     )
     return KerasClassifier(other, card)
+
+
+def _has_the_parts(model: keras.Model) -> bool:
+    """Whether the layers that PAtt-Lite's parts are called like hold weights of the same shapes."""
+    parts = {layer.name: layer for layer in model.layers if layer.name in PARTS}
+    if len(parts) < len(PARTS) or not getattr(parts["base_model"], "inputs", None):
+        return False
+    try:
+        ours = _built(model, "feature")
+    except ValueError:  # grey images, or sides that are free or leave no patch: no PAtt-Lite has them
+        return False
+    return all(
+        [weight.shape for weight in parts[name].weights]
+        == [weight.shape for weight in ours.get_layer(name).weights]
+        for name in PARTS
+    )
+
+
+def _built(model: keras.Model, attention: Attention) -> keras.Model:
+    """A new PAtt-Lite of the sizes of a model that has a `base_model`.
+
+    Raises:
+        ValueError: if no PAtt-Lite has these sizes.
+    """
+    taken, inside = tuple(model.inputs[0].shape[1:]), model.get_layer("base_model").inputs[0].shape[1]
+    if taken[0] is None or inside is None:
+        raise ValueError("the side of the images is free")
+    return build_patt_lite(input_shape=taken, image_size=int(inside), attention=attention)
