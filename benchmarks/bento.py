@@ -1,9 +1,10 @@
-"""Build the Bento, install it into an environment of its own, serve it away from the repository, ask it.
+"""Build the Bento, export it, install it into an environment of its own, serve it elsewhere, ask it.
 
     python benchmarks/bento.py [--keep folder]
 
 What `bentoml containerize` does, without a container: the new environment has nothing but what the Bento
-itself names. Where pip takes that from its own settings say, not the index that BentoML writes into the
+itself names, and BentoML's store there is empty. The model is the champion that your store has, else the
+release. Where pip takes that from its own settings say, not the index that BentoML writes into the
 Bento. Asked are the pages, the description, the metrics, a face, and a photograph with one to find. Exits
 with 1 at the first answer that is not as it must be.
 """
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -37,13 +39,38 @@ PAGES = (
 )
 
 
-def build(home: Path) -> Path:
-    """The folder of a new Bento."""
+def bentoml(home: Path, *arguments: str) -> str:
+    """What a command of BentoML's says, in the repository and with a home of its own.
+
+    Raises:
+        SystemExit: with its complaint, if it fails.
+    """
     environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
-    command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    name, _, version = done.stdout.strip().splitlines()[-1].removeprefix("__tag__:").partition(":")
-    return home / "bentos" / name / version
+    command = [sys.executable, "-m", "bentoml", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"`bentoml {' '.join(arguments)}` fails: {(done.stderr or done.stdout).strip()}")
+    return done.stdout.strip()
+
+
+def export(folder: Path) -> Path:
+    """Build a Bento and unpack its export in a folder: what another machine has of it.
+
+    It is built in a home that has the user's models and none of their Bentos: nothing is left behind there.
+    """
+    home = Path(tempfile.mkdtemp(prefix="home-", dir=folder))
+    models = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml").resolve() / "models"
+    if models.is_dir():
+        (home / "models").symlink_to(models)
+    tag = bentoml(home, "build", "--output", "tag").splitlines()[-1].removeprefix("__tag__:")
+    # The whole path: BentoML 1.4 takes a relative one from the root of the file system.
+    archive = folder / f"{tag.replace(':', '-')}.bento"
+    bentoml(home, "export", tag, str(archive))
+    unpacked = folder / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    with tarfile.open(archive) as packed:
+        packed.extractall(unpacked, filter="data")
+    return unpacked
 
 
 def install(bento: Path, folder: Path) -> Path:
@@ -86,26 +113,25 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="work here and leave everything")
     options = parser.parse_args()
-    folder = options.keep or Path(tempfile.mkdtemp(prefix="ferops-bento-"))
+    folder = (options.keep or Path(tempfile.mkdtemp(prefix="ferops-bento-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        bento = build(folder / "home")
+        bento = export(folder)
         size = sum(path.stat().st_size for path in bento.rglob("*") if path.is_file())
-        print(f"{bento.parent.name}:{bento.name}, {size / 1e6:.1f} MB", flush=True)
+        print(f"{size / 1e6:.1f} MB", flush=True)
         begin = time.monotonic()
         python = install(bento, folder)
         print(f"installed in {time.monotonic() - begin:.0f} s", flush=True)
-        unpacked = folder / "unpacked"
-        shutil.copytree(bento, unpacked, dirs_exist_ok=True)
+        store = Path(tempfile.mkdtemp(prefix="empty-", dir=folder))
         environment = {
             "FEROPS_LOG_DIR": str(folder / "log"),
-            "BENTOML_HOME": str(folder / "empty"),
+            "BENTOML_HOME": str(store),
             "PYTHONPATH": "",
             "VIRTUAL_ENV": "",
         }
         begin = time.monotonic()
         sys.executable = str(python)  # what starts the service
-        with running_service(folder, environment, target=str(unpacked)) as url:
+        with running_service(folder, environment, target=str(bento)) as url:
             print(f"ready after {time.monotonic() - begin:.1f} s", flush=True)
             ask(url)
             for process in psutil.Process().children(recursive=True):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -160,10 +161,10 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def bento(checkout, *arguments):
+def bento(checkout, *arguments, home=None):
     environment = {
         **os.environ,
-        "BENTOML_HOME": str(checkout / "bentoml"),
+        "BENTOML_HOME": str(home or checkout / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "NO_COLOR": "1",
     }
@@ -230,7 +231,9 @@ def test_a_champion_that_the_store_lost_fails_the_start_with_one_sentence(checko
     assert "Traceback" not in done.stderr
 
 
-def test_the_champion_is_served_from_the_root_and_from_a_built_bento(checkout, tmp_path):
+def test_the_champion_is_served_from_the_root_and_elsewhere_from_an_exported_bento(
+    checkout, tmp_path, tmp_path_factory
+):
     package = promoted(checkout)
     write_tiny_release(checkout / "release")  # which a champion displaces
     label = Champion.load(checkout / "registry").label
@@ -243,11 +246,22 @@ def test_the_champion_is_served_from_the_root_and_from_a_built_bento(checkout, t
     assert built.returncode == 0, built.stderr
     tag = built.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
     assert tag.startswith("fer_classifier:")
-    (checkout / "registry" / "champion.json").unlink()  # what was built does not depend on the clone
-    with running_service(tmp_path, environment, target=tag) as url:
-        from_bento = Server(url, tmp_path / "log", package).predict(png()).json()["predictions"][0]
-    assert from_bento["probabilities"] == from_root["probabilities"]
-    assert from_bento["model_version"] == label
+
+    elsewhere = tmp_path_factory.mktemp("elsewhere")  # which has the exported file, and no model in its store
+    exported = bento(checkout, "export", "fer_classifier:latest", str(elsewhere / "x.bento"))
+    assert exported.returncode == 0, exported.stderr
+    shutil.rmtree(checkout / "bentoml")
+    shutil.rmtree(checkout / "registry")
+    with tarfile.open(elsewhere / "x.bento") as archive:
+        archive.extractall(elsewhere / "unpacked", filter="data")
+    imported = bento(checkout, "import", str(elsewhere / "x.bento"), home=elsewhere / "filled")
+    assert imported.returncode == 0, imported.stderr
+    for home, target in (("empty", str(elsewhere / "unpacked")), ("filled", "fer_classifier:latest")):
+        there = {"BENTOML_HOME": str(elsewhere / home), "FEROPS_LOG_DIR": str(elsewhere / "log")}
+        with running_service(elsewhere, there, target=target) as url:
+            answer = Server(url, elsewhere / "log", package).predict(png()).json()["predictions"][0]
+        assert answer["probabilities"] == from_root["probabilities"]
+        assert answer["model_version"] == label
 
 
 def test_a_trial_gives_what_the_real_server_answers(tmp_path):
