@@ -219,6 +219,8 @@ def long_headers() -> dict[str, bytes]:
         "comments": b"!\xfe" + b"\1a" * 100_000 + b"\0",
         "an application": b"!\xff\x0bNETSCAPE2.0\0" + b"\1,\0" + b"!\xff" + b"\1a" * 100_000 + b"\0",
         "bytes between": b"\1" * 200_000,
+        "a byte and a comment": b"\7!\xfe" + b"\1a" * 200_000 + b"\0",
+        "many bytes between": bytes(range(3, 33)) * 6000,
         "a hidden frame": b"!\1\0" + b",".ljust(45, b"x") + b"\1a" * 100_000 + b"\0",
     }
     return {

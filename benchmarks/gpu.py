@@ -172,7 +172,7 @@ class Bench:
                         "seed": run.seed,
                         "final": run.final,
                         "recipe": run.recipe.model_dump(mode="json"),
-                        "seconds": self.left() - MEASURING,
+                        "until": self.end - MEASURING,
                     }
                     job = Job(run.key, self.scratch / run.key, request)
                     job.start()

@@ -19,7 +19,7 @@ from ferops import files
 from ferops.evaluation.metrics import measure
 from ferops.evaluation.views import Averaged
 from ferops.models.classifier import Card, Classifier, TrainingData
-from ferops.models.patt_lite import EMBEDDING_SIZE, PattLite
+from ferops.models.patt_lite import EMBEDDING_SIZE, PattLite, is_imagenet
 from ferops.settings import Recipe
 from ferops.training.batches import LabelledImages
 from ferops.training.callbacks import DivergedError, Row
@@ -57,12 +57,12 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         rows.append(row)
         with (folder / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        if time.monotonic() - started > request["seconds"]:
+        if time.monotonic() > request["until"]:  # the system's clock, one for all processes
             raise OutOfTimeError
 
     seed = request["seed"]
     resident = True if request["quick"] else None  # the miniature takes the accelerator's path
-    checkpoint = Checkpoint(folder)
+    checkpoint, in_time = Checkpoint(folder), True
     started = time.monotonic()
     try:
         fitted = fit(
@@ -76,6 +76,7 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             resident,
         )
     except OutOfTimeError:
+        in_time = False
         state = checkpoint.load()  # an epoch is saved before it is told
         assert state is not None
         fitted = Fitted(finished(recipe, request["attention"], state.best), state.best.epoch, state.rows)
@@ -87,7 +88,8 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return {
         "finished": True,
-        "ended_by_the_clock": len(fitted.rows) < recipe.frozen.epochs + recipe.fine_tune.epochs,
+        "ended_by_the_clock": not in_time,
+        "backbone": _origin(recipe.backbone),
         "rows": fitted.rows,
         "best_epoch": fitted.best_epoch,
         "validation_accuracy": max(row["validation_accuracy"] for row in fitted.rows),
@@ -97,6 +99,12 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         "versions": {"keras": keras.__version__, "jax": jax.__version__},
         **results(fitted, splits, copies, request["final"]),
     }
+
+
+def _origin(backbone: str) -> dict[str, Any] | None:
+    """Of a weights file: its digest, and whether it is ImageNet's; both say what the new model has seen."""
+    path = Path(backbone)
+    return {"sha256": files.sha256(path), "imagenet": is_imagenet(backbone)} if path.is_file() else None
 
 
 def results(

@@ -190,7 +190,8 @@ class Race(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """End in the middle of an epoch when the budget is spent."""
         if time.perf_counter() - self._start - self._paused >= self.budget:
-            self._measure(self._epochs + (batch + 1) / self.params["steps"], {})
+            if not self.model.optimizer.use_ema:  # averaged weights are in place at validation alone
+                self._measure(self._epochs + (batch + 1) / self.params["steps"], {})
             raise FinishedError
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -93,7 +94,7 @@ def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
         "seed": run.seed,
         "final": run.final,
         "recipe": run.recipe.model_dump(mode="json"),
-        "seconds": 100.0,
+        "until": math.inf,
     }
     outcome = gpu_jobs.train(request, job.folder)
     # The miniature validates on a part; the whole is what a real run measures.
@@ -169,7 +170,7 @@ def test_a_training_that_diverges_in_its_first_epoch_says_so(
         "attention": run.attention,
         "seed": run.seed,
         "recipe": run.recipe.model_dump(mode="json"),
-        "seconds": 100.0,
+        "until": math.inf,
     }
     found = gpu_jobs.train(request, tmp_path)
     assert (found["finished"], found["rows"], found["log_end"]) == (False, [], "the loss became nan")
@@ -190,7 +191,7 @@ def test_a_training_that_the_clock_ends_gives_the_best_epoch_that_it_had(
         "seed": run.seed,
         "final": False,
         "recipe": recipe,
-        "seconds": 0.0,
+        "until": 0.0,
     }
     found = gpu_jobs.train(request, tmp_path)
     assert (found["finished"], found["ended_by_the_clock"]) == (True, True)
@@ -277,6 +278,12 @@ def test_what_cannot_be_vouched_for_is_not_taken_over(
         files.write_json(copy / "gpu.json", found)
         with pytest.raises(AdoptError, match=message):
             take(copy, tiny_dataset)
+
+    found = files.read_json(results / "gpu.json")
+    found["runs"][0]["backbone"] = {"sha256": "0" * 64, "imagenet": False}
+    files.write_json(copy / "gpu.json", found)
+    with pytest.raises(AdoptError, match=r"weights that are not those of none.*trained_on\.txt"):
+        take(copy, tiny_dataset)
 
     found = files.read_json(results / "gpu.json")
     name = found["runs"][0]["weights"]

@@ -100,7 +100,7 @@ def run(
     new run with the tag `ferops.continues`, so that cached pipeline results never point to nothing.
 
     Raises:
-        StoreError: if the run cannot be opened.
+        StoreError: if the run cannot be opened or ended.
     """
     with written("then run the same command again"):
         mlflow = connect()

@@ -125,6 +125,7 @@ READ = {
     "gif with loops": saved(
         PHOTO.convert("P"), "GIF", save_all=True, append_images=[PHOTO.convert("L")], loop=3
     ),
+    "gif with stray bytes": saved(PHOTO.convert("P"), "GIF").replace(b",\0\0\0\0", b"\1\7,\0\0\0\0", 1),
     "bmp rle8": fuzz_files.bmp_rle_of(48, 48, b"\x30\x05\0\0" * 48 + b"\0\1", 1),
     "bmp rle4": fuzz_files.bmp_rle_of(48, 48, b"\x30\x12\0\0" * 48 + b"\0\1", 2),
     "pgm to 200": b"P5\n# made by hand\n48 48\n200\n" + bytes(48 * 48),

@@ -340,6 +340,11 @@ def synthetic(root: Path) -> None:
     judge(root, "passed", synthetic=True)
 
 
+def unknown_images(root: Path) -> None:
+    change_json(root / "models/card.json", training_data={"known": False})
+    (root / "models/trained_on.txt").unlink()
+
+
 def curves_of_another_run(root: Path) -> None:
     (root / "learning_curves.csv").write_text("epoch\n1\n")
 
@@ -359,6 +364,7 @@ def curves_of_another_run(root: Path) -> None:
         (other_parameters, "set FEROPS_PARAMS"),
         (no_commit, "which commit"),
         (curves_of_another_run, "no epoch 2"),
+        (unknown_images, "may have seen any image"),
         (lambda root: (root / "models/trained_on.txt").unlink(), "trained_on.txt is absent"),
         (lambda root: (root / "gate.json").unlink(), "gate.json is absent"),
         (lambda root: (root / "validation.json").unlink(), "validation.json is absent"),

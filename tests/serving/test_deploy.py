@@ -56,6 +56,16 @@ def test_it_leaves_time_to_finish_what_was_accepted(pod, container):
     assert pod["terminationGracePeriodSeconds"] >= least + 15  # for the work itself
 
 
+def test_its_memory_is_enough_for_the_largest_pictures_that_it_takes(container):
+    """40 bytes a pixel on every processor, the queue's bodies, and the worker itself (docs/serving.md)."""
+    env = {variable["name"]: variable.get("value") for variable in container["env"]}
+    limits = container["resources"]["limits"]
+    assert int(env.get("FEROPS_WORKERS", 1)) == 1
+    decoding = 40 * int(env["FEROPS_MAX_PIXELS"]) * int(limits["cpu"])
+    queue = float(env.get("FEROPS_QUEUE_MB", Environment.model_fields["queue_mb"].default)) * 1e6
+    assert int(limits["memory"].removesuffix("Mi")) * 2**20 >= decoding + queue + 250e6
+
+
 def test_it_runs_as_the_user_of_the_image_and_writes_only_where_it_may(pod, container):
     assert pod["securityContext"]["runAsUser"] == BENTO_UID_GID
     assert container["securityContext"]["readOnlyRootFilesystem"] is True

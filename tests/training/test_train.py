@@ -13,16 +13,15 @@ import keras
 import numpy as np
 import pytest
 
-from ferops import tracking
+from ferops import files, tracking
 from ferops.data.ingest import ingest
 from ferops.data.store import Dataset
 from ferops.evaluation import contamination
 from ferops.models import patt_lite
-from ferops.models.classifier import Card
 from ferops.settings import DataSettings, Settings, SyntheticSettings
 from ferops.training.callbacks import Best, DivergedError, GrowImages, KeepBest, StopOnDivergence
 from ferops.training.teacher import TeacherError
-from ferops.training.train import train
+from ferops.training.train import seen_before, train
 
 pytestmark = pytest.mark.long
 
@@ -182,32 +181,32 @@ def test_what_came_of_weights_of_unknown_images_stays_unknown_for_all_generation
     tiny_dataset: Dataset, tmp_path: Path, store: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that may have learned the test images must not become clean by training on from it."""
-    short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
     theirs = tmp_path / "theirs.weights.h5"
     patt_lite.build_backbone(80, "none").save_weights(theirs)
-    whole = tmp_path / "whole.keras"
-    patt_lite.build_patt_lite(image_size=80).save(whole)
+    short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
+    child = tmp_path / "child"
+    places = tiny_dataset.folder, child, tmp_path / "curves.csv", tmp_path / "checkpoints"
+    card = train(make_settings(backbone=str(theirs), **short), *places)
+    assert not card.training_data.known
+    found = contamination.measure(card, tiny_dataset, child)
+    assert (found.known, found.share) == (False, None)
 
-    def trained(name: str, **recipe: object) -> Card:
-        places = tiny_dataset.folder, tmp_path / name, tmp_path / "curves.csv", tmp_path / "checkpoints"
-        return train(make_settings(**{**short, **recipe}), *places)
+    assert {path.name for path in child.iterdir()} == {"card.json", "learning_curves.png", "model.keras"}
+    of_the_child = str(child / "model.keras")
+    assert seen_before(make_settings(backbone=of_the_child).recipe) is None
+    assert seen_before(make_settings(teacher=of_the_child).recipe) is None
+    files.write_text(child / "trained_on.txt", "feedface\n")
+    assert seen_before(make_settings(backbone=of_the_child).recipe) is None  # says its card
+    (child / "card.json").unlink()
+    assert seen_before(make_settings(backbone=of_the_child, teacher=of_the_child).recipe) == ["feedface"] * 2
 
-    for name, recipe in (
-        ("child", {"backbone": str(theirs)}),
-        ("grandchild", {"backbone": str(tmp_path / "child" / "model.keras")}),
-        ("pupil", {"teacher": str(whole), "teacher_share": 0.5}),
-    ):
-        card = trained(name, **recipe)
-        assert not card.training_data.known, name
-        assert not (tmp_path / name / "trained_on.txt").exists(), name
-        found = contamination.measure(card, tiny_dataset, tmp_path / name)
-        assert (found.known, found.share) == (False, None), name
-
-    digest = hashlib.sha256()
-    for held in patt_lite.build_backbone(80, str(theirs)).get_weights():
-        digest.update(held.tobytes())
+    assert seen_before(make_settings(backbone=str(theirs)).recipe) is None
+    digest = hashlib.sha256(
+        b"".join(held.tobytes() for held in patt_lite.build_backbone(80, str(theirs)).get_weights())
+    )
     monkeypatch.setattr(patt_lite, "IMAGENET_SHA256", digest.hexdigest())
-    assert trained("of imagenet", backbone=str(theirs)).training_data.known
+    assert seen_before(make_settings(backbone=str(theirs)).recipe) == []
+    assert seen_before(make_settings(backbone=str(theirs), teacher=str(theirs)).recipe) is None
 
 
 def test_the_best_epoch_is_kept_by_accuracy_then_loss() -> None:

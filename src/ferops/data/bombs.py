@@ -48,8 +48,9 @@ MAX_STRIPS = 20_000
 #: Pixels of a TIFF's tile that are no harm in a smaller picture: usual are 256x256 and 512x512.
 TILE = 1024 * 1024
 
-#: Values of a TIFF's tags, which become Python objects; fractions take 3 us each. Cameras have some hundred.
-MAX_NUMBERS, MAX_FRACTIONS = 100_000, 1000
+#: Values of a TIFF's tags, which become Python objects; fractions take 3 us each. Cameras have some hundred,
+#: a scan in 16 bits may have three curves of 65,536 (TIFF 6.0, TransferFunction).
+MAX_NUMBERS, MAX_FRACTIONS = 250_000, 1000
 
 #: Tiles of a JPEG 2000 picture, and tiles times components: OpenJPEG takes 6 to 13 kB for each tile when it
 #: reads the header. Usual are one, or tiles of 256x256 and more: 763 in 50 million pixels.
@@ -173,19 +174,20 @@ def _gif(content: bytes) -> None:
         return
     place, blocks = 13 + (3 << (content[10] & 7) + 1 if content[10] & 128 else 0), 0
 
-    def block() -> int:
+    def over(size: int) -> None:
         nonlocal blocks, place
-        blocks += 1
+        blocks, place = blocks + 1, place + size
         if blocks > MAX_BLOCKS:
             raise BombError("the GIF has far more in its header than a picture needs: save it anew")
+
+    def block() -> int:
         size = content[place] if place < len(content) else 0
-        place += 1 + size
+        over(1 + size)
         return size
 
     while place < len(content) and content[place] not in b",;":
         if content[place] != 0x21:
-            place -= content[place]  # no block: over this byte alone
-            block()
+            over(1)  # no block
             continue
         comment, place = content[place + 1 : place + 2] == b"\xfe", place + 2
         loop = content.startswith(b"\xff\x0bNETSCAPE2.0", place - 1)
@@ -252,9 +254,8 @@ def _tiff_parts(values: dict[int, list[int]], parts: int) -> None:
     if _TILE_WIDTH in values or _TILE_LENGTH in values:
         tiles = [values.get(_TILE_WIDTH, [width]), values.get(_TILE_LENGTH, [length])]
         largest = max(tiles[0]) * max(tiles[1])
-        if largest > max(
-            TILE, (width + 15 & ~15) * (length + 15 & ~15)
-        ):  # sides are multiples of 16 (section 15)
+        whole = (width + 15 & ~15) * (length + 15 & ~15)  # sides are multiples of 16 (section 15)
+        if largest > max(TILE, whole):
             raise BombError("the TIFF's tiles are far larger than the picture: save it anew")
         across, down = (max(1, min(several)) for several in tiles)
         parts = max(parts, -(-width // across) * -(-length // down))

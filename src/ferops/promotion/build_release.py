@@ -144,7 +144,6 @@ def _checked(outcomes: Outcomes) -> tuple[Card, Result, Decision, CandidateVerdi
     """The package's card, the evaluation and the gate's word on it, if all of them are of one model."""
     for path in (
         outcomes.trained / KERAS_FILE,
-        outcomes.trained / TRAINED_ON_FILE,
         outcomes.package / MODEL_FILE,
         outcomes.gate,
         outcomes.validation,
@@ -153,6 +152,15 @@ def _checked(outcomes: Outcomes) -> tuple[Card, Result, Decision, CandidateVerdi
         if not path.is_file():
             raise NoReleaseError(f"nothing to release: {path} is absent, run `dvc repro`")
     trained, card = Card.load(outcomes.trained / CARD_FILE), Card.load(outcomes.package / CARD_FILE)
+    if not trained.training_data.known:
+        raise NoReleaseError(
+            "nothing is released of a model that may have seen any image: its backbone or teacher is of "
+            "unknown training data (docs/training.md)"
+        )
+    if not (outcomes.trained / TRAINED_ON_FILE).is_file():
+        raise NoReleaseError(
+            f"nothing to release: {outcomes.trained / TRAINED_ON_FILE} is absent, run `dvc repro`"
+        )
     try:
         result = Result.load(outcomes.evaluation)
     except EvaluationError as error:

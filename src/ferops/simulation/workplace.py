@@ -24,6 +24,7 @@ import yaml
 from ferops import files, tracking
 from ferops.data.versioned import edited, require_dvc
 from ferops.environment import Environment
+from ferops.models.classifier import TRAINED_ON_FILE
 from ferops.monitoring.monitor import POLICY_FILE
 from ferops.pipeline import StageOutcome, reproduce, stages
 from ferops.serving.trial import running_service
@@ -120,10 +121,12 @@ class Workplace:
         decision = files.read_json(self.project / "reports/gate.json")
         if decision["decision"] != "promote":
             raise WorkplaceError(f"the gate refused the first candidate: {decision['reason']}")
-        for name in ("model.keras", "trained_on.txt"):
+        for name in ("model.keras", TRAINED_ON_FILE):
+            trained = self.project / "models/patt_lite" / name
             weights = self.project / CHAMPION_WEIGHTS.with_name(name)
             weights.parent.mkdir(exist_ok=True)
-            shutil.copy(self.project / "models/patt_lite" / name, weights)
+            if trained.exists():  # there is no list where not all images are known
+                shutil.copy(trained, weights)
         self.commit("The first champion")
 
     def run_pipeline(self, on_stage: Callable[[StageOutcome], object]) -> None:

@@ -20,11 +20,11 @@ from ferops import files, tracking
 from ferops.data.store import Dataset
 from ferops.environment import Environment
 from ferops.models.classifier import Card
-from ferops.settings import Settings
+from ferops.settings import Recipe, Settings
 from ferops.training.callbacks import Best
 from ferops.training.device import Device
 from ferops.training.fit import Fitted, finished
-from ferops.training.train import keep, parameters, row_logger
+from ferops.training.train import keep, parameters, row_logger, seen_before
 
 #: How far validation accuracy may be from what was measured there: other kernels round differently.
 TOLERANCE = 0.002
@@ -64,6 +64,7 @@ def adopt(
     if not about["git_commit"]:
         raise AdoptError(f"{results} does not tell the commit of its code: run gpu.py with --commit")
     _same_recipe(run, settings)
+    inherited = _inherited(run, settings.recipe)
     weights = results / run["weights"]
     model = _model(run, settings, weights)
     _reaches(model, run, dataset)
@@ -89,7 +90,7 @@ def adopt(
         log = row_logger(run_id)
         for row in fitted.rows:
             log(row)
-        return keep(fitted, settings, dataset, device, lineage, run_id, out, curves_path, details)
+        return keep(fitted, settings, dataset, device, lineage, run_id, inherited, out, curves_path, details)
 
 
 def _finished(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -126,6 +127,25 @@ def _same_recipe(run: Mapping[str, Any], settings: Settings) -> None:
             f"params.yaml is not what {run['key']} was trained by; set train and "
             f"recipes.{settings.train.recipe} to it first:\n" + "\n".join(differences)
         )
+
+
+def _inherited(run: Mapping[str, Any], recipe: Recipe) -> list[str] | None:
+    """What the model has seen through its backbone and teacher, as `seen_before` tells it.
+
+    Raises:
+        AdoptError: if the backbone here is not the one that was trained from.
+    """
+    there = run["backbone"]
+    if there is not None and there["imagenet"]:  # wherever the file lay
+        recipe = recipe.model_copy(update={"backbone": "imagenet"})
+    elif there is not None:
+        here = Path(recipe.backbone)
+        if not here.is_file() or files.sha256(here) != there["sha256"]:
+            raise AdoptError(
+                f"{run['key']} began with weights that are not those of {here}: let recipes.*.backbone name "
+                "that file, with the list of the images that it saw beside it (trained_on.txt)"
+            )
+    return seen_before(recipe)
 
 
 def _model(run: Mapping[str, Any], settings: Settings, weights: Path) -> keras.Model:

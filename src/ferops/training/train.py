@@ -11,7 +11,7 @@ validation accuracy, over both stages. A training that was killed goes on where 
 import csv
 import io
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -75,7 +75,8 @@ def train(
     Args:
         settings: all parameters.
         dataset_dir: the Parquet dataset.
-        out: folder that will hold `model.keras`, `card.json`, `trained_on.txt`, `learning_curves.png`.
+        out: folder that will hold `model.keras`, `card.json`, `learning_curves.png`, and `trained_on.txt`
+            where all images are known that steered the model.
         curves_path: CSV with one row an epoch.
         checkpoints: folder of unfinished trainings; one of the same recipe, data and code is continued.
         tags: for the MLflow run, beside its own.
@@ -96,7 +97,7 @@ def train(
     lineage = tracking.lineage()  # now: training is long, and somebody may commit meanwhile
     dataset = Dataset.open(dataset_dir)
     device = prepare(recipe)
-    inherited = _inherited(recipe)
+    inherited = seen_before(recipe)
     name = f"patt_lite-{settings.train.attention}-{settings.train.recipe}"
     tags = {"candidate": "patt_lite", "dataset": dataset.summary.source, **(tags or {})}
     with Checkpoint.claim(checkpoints, _identity(settings, dataset, device)) as checkpoint:
@@ -113,7 +114,7 @@ def train(
                 kept = _last_good(checkpoint, recipe, attention, dataset, inherited)
                 raise DivergedError(f"{error}. {kept}") from error
             try:
-                card = keep(fitted, settings, dataset, device, lineage, run_id, out, curves_path)
+                card = keep(fitted, settings, dataset, device, lineage, run_id, inherited, out, curves_path)
             except OSError as error:
                 raise CheckpointError(
                     f"the trained model cannot be written to {out} ({error}): make room, then train again; "
@@ -175,6 +176,7 @@ def keep(
     device: Device,
     lineage: Mapping[str, str],
     run_id: str,
+    inherited: Sequence[str] | None,
     out: Path,
     curves_path: Path,
     details: Mapping[str, Any] | None = None,
@@ -188,12 +190,12 @@ def keep(
         device: it was trained on.
         lineage: `git_commit` and `params_sha256` of its training.
         run_id: the open run.
+        inherited: of `seen_before`, from before the training.
         out: the model's folder.
         curves_path: CSV with one row an epoch.
         details: for the card, in the place of what is known of this machine.
     """
     recipe = settings.recipe
-    inherited = _inherited(recipe)
     card = Card(
         name="patt_lite",
         kind="patt_lite",
@@ -240,7 +242,7 @@ def keep(
     return card
 
 
-def _save(model: keras.Model, folder: Path, dataset: Dataset, inherited: list[str] | None) -> None:
+def _save(model: keras.Model, folder: Path, dataset: Dataset, inherited: Sequence[str] | None) -> None:
     """Write a model and the list of the images that steered it; no list where it would not be whole."""
     model.save(folder / "model.keras")
     if inherited is None:
@@ -273,7 +275,7 @@ def _last_good(
     recipe: Recipe,
     attention: Attention,
     dataset: Dataset,
-    inherited: list[str] | None,
+    inherited: Sequence[str] | None,
 ) -> str:
     """Keep the best epoch's model of a training that diverged; a sentence says where, and what for."""
     state = checkpoint.load()
@@ -294,16 +296,20 @@ def _origin(weights: str) -> dict[str, str | None]:
     return {"weights": weights, "sha256": files.sha256(path) if path.is_file() else None}
 
 
-def _inherited(recipe: Recipe) -> list[str] | None:
+def seen_before(recipe: Recipe) -> list[str] | None:
     """Pixel hashes that the trained models behind backbone and teacher saw; none if one's are unknown.
 
     What they saw, the new model has seen too. The list lies beside the weights; ImageNet's need none.
+
+    Raises:
+        BackboneUnavailableError: if weights without a list cannot be loaded.
     """
     seen: list[str] = []
     learned = [] if recipe.backbone in ("imagenet", "none") else [recipe.backbone]
     for weights in [*learned, *([recipe.teacher] if recipe.teacher else [])]:
-        listed = Path(weights).with_name(TRAINED_ON_FILE)
-        if listed.exists():
+        listed, card = (Path(weights).with_name(name) for name in (TRAINED_ON_FILE, "card.json"))
+        # Earlier code wrote a list also where it was not whole, and said so in the card.
+        if listed.exists() and (not card.exists() or Card.load(card).training_data.known):
             seen += listed.read_text().split()
         elif weights == recipe.teacher or not patt_lite.is_imagenet(weights):
             return None
