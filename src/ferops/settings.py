@@ -218,7 +218,9 @@ class Recipe(Section):
     batch_norm_momentum: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.99, description="of the moving statistics; Keras' 0.99 needs some thousand steps to settle"
     )
-    ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="of averaged weights, which are validated and kept; none: no averaging"
+    )
     precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
         "auto", description="auto: mixed_bfloat16 on a GPU, else float32"
     )

@@ -341,7 +341,8 @@ def synthetic(root: Path) -> None:
 
 
 def unknown_images(root: Path) -> None:
-    change_json(root / "models/card.json", training_data={"known": False})
+    unknown = {"known": False, "datasets": ["faces"], "pixel_hashes": None, "dataset_sha256": None}
+    change_json(root / "models/card.json", training_data=unknown)
     (root / "models/trained_on.txt").unlink()
 
 

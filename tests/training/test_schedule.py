@@ -44,6 +44,13 @@ def test_optimizer_takes_clipping_decay_and_averaging_from_the_settings() -> Non
     assert (optimizer.use_ema, optimizer.ema_momentum) == (True, 0.9)
 
 
+def test_a_stage_that_is_too_short_for_the_averaging_is_not_averaged() -> None:
+    recipe = RECIPE.model_copy(update={"ema_momentum": 0.998})
+    short, long = (StageSettings(epochs=epochs, learning_rate=1e-3) for epochs in (1, 2))
+    assert not build_optimizer(short, recipe, updates_per_epoch=399).use_ema
+    assert build_optimizer(long, recipe, updates_per_epoch=399).use_ema
+
+
 def test_a_batch_in_parts_follows_the_schedule_of_the_whole_one() -> None:
     stage = StageSettings(epochs=4, learning_rate=1e-3, schedule="cosine", warmup_epochs=1)
     whole = build_optimizer(stage, RECIPE, updates_per_epoch=5)

@@ -269,7 +269,7 @@ def _run_stage(
     if recipe.start_image_size is not None:
         last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
         callbacks.append(GrowImages(ready.network, recipe.start_image_size, last, stage.epochs))
-    if recipe.ema_momentum is not None:
+    if ready.model.optimizer.use_ema:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     callbacks += _patience(stage)
     callbacks += [

@@ -8,6 +8,11 @@ import keras
 from ferops.settings import Recipe, StageSettings
 
 
+#: Share of a stage's first weights in their average at its end, over which nothing is averaged: 1/e, which is
+#: what is left of them after as many updates as the average looks back.
+FIRST_WEIGHTS = math.exp(-1)
+
+
 @keras.saving.register_keras_serializable(package="ferops")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear rise to the peak, then a half cosine to zero (Loshchilov and Hutter 2017, no restarts).
@@ -69,9 +74,10 @@ def build_optimizer(
 ) -> keras.optimizers.Optimizer:
     """The stage's optimiser with its schedule, clipping, weight averaging and gradient accumulation.
 
-    `plateau` is a constant rate here: the training loop lowers it when validation stops improving.
+    `plateau` is a constant rate here: the training loop lowers it when validation stops improving. A stage
+    that is too short for the averaging has none: its average would be of its beginnings.
     """
-    parts = recipe.accumulation_steps
+    parts, momentum = recipe.accumulation_steps, recipe.ema_momentum
     rate: float | keras.optimizers.schedules.LearningRateSchedule = stage.learning_rate
     if stage.schedule == "cosine":
         rate = WarmupCosine(
@@ -88,9 +94,9 @@ def build_optimizer(
     options = {
         "learning_rate": rate,
         "global_clipnorm": recipe.clip_norm,
-        "use_ema": recipe.ema_momentum is not None,
+        "use_ema": momentum is not None and momentum ** (stage.epochs * updates_per_epoch) < FIRST_WEIGHTS,
         # Keras averages after every part, so that each does its share of the averaging.
-        "ema_momentum": (recipe.ema_momentum or 0.99) ** (1 / parts),
+        "ema_momentum": (momentum or 0.99) ** (1 / parts),
         "gradient_accumulation_steps": parts if parts > 1 else None,
     }
     if stage.optimizer == "adamw":
