@@ -1,11 +1,13 @@
-"""The service under a constant load for a long time: no error, memory that does not grow, latency that stays.
+"""The service under a constant load for a long time: no error, and memory, latency and work that stay.
 
     python benchmarks/soak.py                    # 20 minutes at 80 % of what it can do
     python benchmarks/soak.py --minutes 1        # that it works, no result
 
 Capacity is measured first, with clients that ask without pause; then requests come at a constant rate,
-however the server answers, and each one's latency counts from when it was due. Writes `soak.json` and
-`soak.png`; ends with 1 when one of the three does not hold.
+however the server answers, and each one's latency counts from when it was due. At 80 % of what is possible
+latency follows every dip of a shared machine's speed; the processor time a request hardly does, and tells
+whether the service itself became slower. Writes `soak.json` and `soak.png`; ends with 1 when one does not
+hold.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from ferops import files
 from ferops.models.onnx import OnnxClassifier, Recorded
 from serving import machine, say
 from serving_load import Tally, constant_rate, wrk
-from serving_sides import Running, memory, multipart, ours, running
+from serving_sides import Running, memory, multipart, ours, processor_seconds, running
 
 #: Clients that find out what the service can do, and for how many seconds.
 CAPACITY_CLIENTS, CAPACITY_S = 16, 10.0
@@ -42,17 +44,24 @@ GROWTH = 0.05
 #: Latency is flat when its median in the last quarter is less than this many times that in the first.
 SLOWER = 1.25
 
+#: Work is flat when the processor time a request in the last quarter is less than this many times that in the
+#: first: both are of hundreds of thousands of requests.
+COSTLIER = 1.1
 
-def verdict(tally: Tally, watched: list[tuple[float, float]], seconds: float) -> dict[str, Any]:
-    """What was found, and whether each of the three holds.
+#: Seconds from the start, MB of all processes, and processor seconds that they took so far.
+Watched = list[tuple[float, float, float]]
+
+
+def verdict(tally: Tally, watched: Watched, seconds: float) -> dict[str, Any]:
+    """What was found, and whether each holds.
 
     Args:
         tally: of all requests.
-        watched: seconds from the start, and MB of all processes.
+        watched: the service's processes.
         seconds: how long it ran.
     """
     warm = WARM_UP * seconds
-    times, sizes = np.array([point for point in watched if point[0] >= warm]).T
+    times, sizes, used = np.array([point for point in watched if point[0] >= warm]).T
     slope, start = np.polyfit(times - warm, sizes, 1)
     growth = float(slope * (seconds - warm) / start)
     quarter = (seconds - warm) / 4
@@ -62,6 +71,11 @@ def verdict(tally: Tally, watched: list[tuple[float, float]], seconds: float) ->
         for name, span in spans.items()
     }
     slower = latency["last"]["p50_ms"] / latency["first"]["p50_ms"]
+    due, processor_us = np.array(tally.due), {}
+    for name, (begin, end) in spans.items():
+        took = np.interp(end, times, used) - np.interp(begin, times, used)
+        processor_us[name] = float(took / ((due >= begin) & (due < end)).sum() * 1e6)
+    costlier = processor_us["last"] / processor_us["first"]
     return {
         "requests": len(tally.due),
         "errors": dict(Counter(tally.errors)),
@@ -70,25 +84,26 @@ def verdict(tally: Tally, watched: list[tuple[float, float]], seconds: float) ->
         "memory_mb_per_hour": float(slope * 3600),
         "latency": latency,
         "slower": slower,
+        "processor_us": processor_us,
         "holds": {
             "no error": not tally.errors,
             f"memory grows less than {GROWTH:.0%}": growth < GROWTH,
             f"median latency of the last quarter below {SLOWER:g} times the first's": slower < SLOWER,
+            f"processor time a request of the last quarter below {COSTLIER:g} times": costlier < COSTLIER,
         },
     }
 
 
-async def soak(
-    service: Running, faces: Any, rate: float, seconds: float
-) -> tuple[Tally, list[tuple[float, float]]]:
-    """Load at a constant rate, with the memory of the service's processes every few seconds."""
-    watched: list[tuple[float, float]] = []
+async def soak(service: Running, faces: Any, rate: float, seconds: float) -> tuple[Tally, Watched]:
+    """Load at a constant rate, with a look at the service's processes every few seconds."""
+    watched: Watched = []
     begin = time.perf_counter()
 
     async def watch() -> None:
         while True:
             found = memory(service.process.pid)["pss_mb"]
-            watched.append((time.perf_counter() - begin, found))
+            used = processor_seconds(service.process.pid)
+            watched.append((time.perf_counter() - begin, found, used))
             await asyncio.sleep(max(0.5, seconds / 240))
 
     watching = asyncio.create_task(watch())
@@ -97,7 +112,7 @@ async def soak(
     return tally, watched
 
 
-def draw(tally: Tally, watched: list[tuple[float, float]], seconds: float, path: Path) -> None:
+def draw(tally: Tally, watched: Watched, seconds: float, path: Path) -> None:
     """Latency and memory over time."""
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")
     edges = np.linspace(0, seconds, 61)
@@ -107,7 +122,7 @@ def draw(tally: Tally, watched: list[tuple[float, float]], seconds: float, path:
         upper.plot((edges[:-1] + edges[1:]) / 120, found, color=colour, label=f"p{share}")
     upper.set(ylabel="latency, ms", ylim=(0, None))
     upper.legend(ncols=3)
-    times, sizes = np.array(watched).T
+    times, sizes, _ = np.array(watched).T
     lower.plot(times / 60, sizes, color="#2a6f97")
     lower.set(xlabel="minutes", ylabel="memory of all processes, MB", ylim=(0, 1.25 * max(sizes)))
     for axis in (upper, lower):
@@ -148,7 +163,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     settings = {"minutes": arguments.minutes, "workers": arguments.workers, "rate": rate}
     result = {"machine": machine(), **settings, "capacity": capacity.requests_per_second, **found}
-    files.write_json(arguments.out / "soak.json", result | {"memory_mb": watched})
+    files.write_json(arguments.out / "soak.json", result | {"watched": watched})
     draw(tally, watched, seconds, arguments.out / "soak.png")
     for what, holds in found["holds"].items():
         print(f"{'holds ' if holds else 'BROKEN'}  {what}")
@@ -157,7 +172,8 @@ def main() -> None:
         f"{found['requests']} requests at {rate:.0f}/s, errors: {found['errors'] or 'none'}\n"
         f"memory {found['memory_start_mb']:.0f} MB, {found['memory_growth']:+.1%}\n"
         f"p50, p95, p99 of the first quarter {', '.join(f'{v:.1f}' for v in first.values())} ms, "
-        f"of the last {', '.join(f'{v:.1f}' for v in last.values())} ms"
+        f"of the last {', '.join(f'{v:.1f}' for v in last.values())} ms; processor time a request "
+        f"{' and '.join(f'{v:.0f}' for v in found['processor_us'].values())} us"
     )
     sys.exit(0 if all(found["holds"].values()) else 1)
 

@@ -209,8 +209,9 @@ def tally(seconds=100.0, slower=1.0, errors=()):
     return Tally(due.tolist(), latency.tolist(), list(errors))
 
 
-def watched(grows=0.0, seconds=100):
-    return [(float(t), 300.0 * (1 + grows * t / seconds)) for t in range(seconds)]
+def watched(grows=0.0, costlier=1.0, seconds=100):
+    used = np.cumsum([0.01 * (costlier if t > seconds * 0.75 else 1) for t in range(seconds)])
+    return [(float(t), 300.0 * (1 + grows * t / seconds), float(used[t])) for t in range(seconds)]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,7 @@ def watched(grows=0.0, seconds=100):
         (tally(errors=["status 503"]), watched(), ["no error"]),
         (tally(), watched(grows=0.1), ["memory"]),
         (tally(slower=1.5), watched(), ["median latency"]),
+        (tally(), watched(costlier=1.5), ["processor time"]),
     ],
 )
 def test_a_soak_holds_or_says_what_does_not(load, memory, broken, tmp_path):

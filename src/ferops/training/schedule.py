@@ -7,7 +7,6 @@ import keras
 
 from ferops.settings import Recipe, StageSettings
 
-
 #: Share of a stage's first weights in their average at its end, over which nothing is averaged: 1/e, which is
 #: what is left of them after as many updates as the average looks back.
 FIRST_WEIGHTS = math.exp(-1)
