@@ -141,6 +141,7 @@ def main() -> None:
     )
     parser.add_argument("--dataset", type=Path, help="Parquet dataset (default: fresh synthetic faces)")
     parser.add_argument("--backbone", help="weights file, `imagenet` or `none` (default: none for synthetic)")
+    parser.add_argument("--recipe", default="fer2013_from_imagenet", help="ours, of params.yaml")
     parser.add_argument("--attention", choices=("feature", "batch"), default="feature",
                         help="the original's wiring; `batch` is the published one")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, help="of the speed measurement; 0 skips it")
@@ -155,7 +156,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "reports/benchmarks/training")
     arguments = parser.parse_args()
 
-    recipe = load_settings(ROOT / "params.yaml").recipes["fer2013_from_imagenet"]
+    recipes = load_settings(ROOT / "params.yaml").recipes
+    if arguments.recipe not in recipes:
+        parser.error(f"no recipe {arguments.recipe!r}; there are {', '.join(recipes)}")
+    recipe = recipes[arguments.recipe]
     first = recipe.start_image_size or recipe.image_size
     own_sizes = {
         "ours": [*range(first, recipe.image_size, 16), recipe.image_size],  # as they grow
@@ -171,6 +175,7 @@ def main() -> None:
         job = {
             "data": str(folder / "data.npz"),
             "backbone": arguments.backbone or ("none" if name == "synthetic" else "imagenet"),
+            "recipe": arguments.recipe,
             "attention": arguments.attention,
         }
         started = time.time()
@@ -184,6 +189,7 @@ def main() -> None:
     curves = {side: race["curve"] for side, race in races.items()}
     result = {
         "dataset": name,
+        "recipe": arguments.recipe,
         "rows": rows,
         "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()},
         "versions": [*speed, *races.values()][0]["versions"] if speed or races else {},

@@ -122,7 +122,7 @@ def title(result: Mapping[str, Any]) -> str:
         " (drawn faces: its accuracies say nothing of real ones)" if result["dataset"] == "synthetic" else ""
     )
     return (
-        "Training on a CPU, ours (recipe fer2013_from_imagenet) and the published notebook: "
+        f"Training on a CPU, ours (recipe {result['recipe']}) and the published notebook: "
         f"{result['dataset']}{warning}"
     )
 

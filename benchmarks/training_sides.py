@@ -46,6 +46,7 @@ class Job:
         side: whose training.
         data: `.npz` with grey `[N, 48, 48]` and labels of `train`, `validation` and `test`.
         backbone: `imagenet`, `none`, or a weights file.
+        recipe: ours, one of `params.yaml`.
         attention: the original's wiring, `feature` or `batch`.
         side_pixels: image size of both stages; none: the recipe's own.
         seconds: how long each stage is timed. 0: train for accuracy instead.
@@ -56,6 +57,7 @@ class Job:
     side: Side
     data: str
     backbone: str
+    recipe: str
     attention: Literal["feature", "batch"] = "feature"
     side_pixels: int | None = None
     seconds: float = 0.0
@@ -271,8 +273,8 @@ def watched(callback: keras.callbacks.Callback) -> Iterator[None]:
 
 
 def train_ours(job: Job, data: LabelledImages, validation: LabelledImages) -> None:
-    """The recipe `fer2013_from_imagenet` by the project's own training."""
-    recipe = load_settings(ROOT / "params.yaml").recipes["fer2013_from_imagenet"]
+    """A recipe by the project's own training."""
+    recipe = load_settings(ROOT / "params.yaml").recipes[job.recipe]
     changes: dict[str, Any] = {"backbone": job.backbone}
     if job.side_pixels is not None:
         changes |= {"image_size": job.side_pixels, "start_image_size": None}

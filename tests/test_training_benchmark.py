@@ -168,7 +168,14 @@ def test_what_was_not_reached_is_a_bound_and_no_time():
 def result(accuracy: dict) -> dict:
     machine = {"cores": 2, "processor": "some"}
     rows = {"train": 700, "validation": 70, "test": 70}
-    return {"dataset": "synthetic", "rows": rows, "machine": machine, "speed": [], "accuracy": accuracy}
+    return {
+        "dataset": "synthetic",
+        "recipe": "fer2013",
+        "rows": rows,
+        "machine": machine,
+        "speed": [],
+        "accuracy": accuracy,
+    }
 
 
 def test_ratios_are_taken_round_by_round():
