@@ -53,13 +53,16 @@ class Wire:
     Args:
         url: of the server.
         room: bytes that the operating system takes before somebody reads them; None: as many as it likes.
+        segment: bytes of one packet; None: as many as it likes.
     """
 
-    def __init__(self, url: str, room: int | None = None) -> None:
+    def __init__(self, url: str, room: int | None = None, segment: int | None = None) -> None:
         parts = urlsplit(url)
         self.socket = socket.socket()
         if room is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)  # before it connects
+        if segment is not None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
         self.socket.settimeout(PATIENCE_S)
         self.socket.connect((parts.hostname, parts.port))
         self._got = b""

@@ -51,6 +51,29 @@ def test_without_a_token_no_other_machine_is_answered(server, client):
     assert "FEROPS_TOKEN" in response.json()["message"]
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["localhost:3000", "127.0.0.1:3000", "[::1]:3000", "LOCALHOST", "build-7:3000", "me.local", "127.0.0.1."],
+)
+def test_without_a_token_a_name_that_is_this_machines_own_is_answered(host):
+    assert ask(Access(inner()), host=host, **{"sec-fetch-site": "same-origin"}).text == "answered"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"host": "rebound.example.org:3000"},
+        {"host": "example.org."},
+        {"host": "[bad"},
+    ],
+)
+def test_without_a_token_what_a_page_from_elsewhere_sends_is_refused(headers):
+    assert ask(Access(inner()), **headers).status_code == 401
+    brought = {"authorization": "Bearer secret", **headers}
+    assert ask(Access(inner(), token="secret"), **brought).text == "answered"
+
+
 def test_everybody_is_answered_where_that_is_wanted():
     assert ask(Access(inner(), anybody=True), server=("10.0.0.1", 3000), client=STRANGER).status_code == 200
 

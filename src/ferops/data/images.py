@@ -99,6 +99,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
     Pillow's own `exif_transpose` writes all Exif data anew, which takes seconds where there are many.
     """
+    turn = None
     with suppress(Exception):
         if len(image.info.get("exif", b"")) > MAX_EXIF:
             image.info["exif"] = image.info["exif"][:MAX_EXIF]
@@ -106,9 +107,7 @@ def _upright(image: Image.Image) -> Image.Image:
         if len(in_digits) > 3 * MAX_EXIF:
             image.info["Raw profile type exif"] = in_digits[: 3 * MAX_EXIF].rpartition("\n")[0]
         turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        if turn is not None:
-            return image.transpose(turn)
-    return image
+    return image if turn is None else image.transpose(turn)
 
 
 def grey(image: Image.Image) -> Image.Image:

@@ -3,6 +3,8 @@
 `bentoml serve` listens on every interface unless told otherwise, and the service cannot know what it was
 told. So each request is judged by the addresses of its own connection: one that came over loopback, from a
 client on loopback, is from this machine; a proxy in between that names its client does not change that.
+Browsers on this machine ask for whatever page they show: what another site's page sends, or what asks for
+this address under a public name (DNS rebinding), is not of this machine.
 
 Links to the monitor's pages are followed by browsers, which send no bearer token: there, and for reading
 alone, the token is taken as a password too, which a browser asks for by itself.
@@ -16,6 +18,7 @@ import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 
@@ -77,12 +80,38 @@ class Access:
 
     def _may_ask(self, scope: "Scope") -> bool:
         if self._token is None:
-            return self._anybody or (_is_loopback(scope.get("server")) and _is_loopback(scope.get("client")))
+            return self._anybody or (
+                _is_loopback(scope.get("server"))
+                and _is_loopback(scope.get("client"))
+                and not _is_of_another_site(scope["headers"])
+            )
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = (given[0] if len(given) == 1 else b"").partition(b" ")
         if scheme.lower() == b"basic" and _is_report(scope):
             return hmac.compare_digest(_password(token), self._token)
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+
+
+def _is_of_another_site(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser sends this for a page from elsewhere."""
+    for name, value in headers:
+        if name == b"sec-fetch-site" and value == b"cross-site":
+            return True
+        if name == b"host" and _is_public(value):
+            return True
+    return False
+
+
+@functools.lru_cache(maxsize=256)  # as below
+def _is_public(host: bytes) -> bool:
+    """Whether a Host header has a name that somebody's DNS may have given to this machine."""
+    name = "[.]"  # where there is none to be read
+    try:
+        name = (urlsplit(f"//{host.decode('latin-1')}").hostname or "").rstrip(".")
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "." in name and not name.endswith((".localhost", ".local"))
+    return False
 
 
 def _is_report(scope: "Scope") -> bool:

@@ -182,6 +182,11 @@ async def feedback(request: Request) -> Response:
     Monitoring joins the two logs and passes over ids that no prediction has.
     """
     serving: Serving = request.app.state.serving
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":  # what a page from elsewhere may send without asking is none
+        raise UploadError(
+            415, "unsupported_media_type", "send feedback with `Content-Type: application/json`"
+        )
     try:
         async with asyncio.timeout(serving.limits.timeout_s):
             given = await _json_object(request)
@@ -260,7 +265,8 @@ async def unusable(request: Request, error: Exception) -> Response:
     """An image that cannot be classified, as JSON; `index` says which."""
     assert isinstance(error, UnusableImageError)
     status = 413 if error.code == "too_many_pixels" else 422
-    return _refusal(request, status, error.code, str(error), index=error.index)
+    which: dict[str, Any] = {} if error.index is None else {"index": error.index}
+    return _refusal(request, status, error.code, str(error), **which)
 
 
 async def not_logged(request: Request, _: Exception) -> Response:

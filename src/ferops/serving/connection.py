@@ -24,6 +24,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 #: Of a request's line and headers together; as nginx's defaults allow. What comes in one read may be more.
 MAX_HEAD_BYTES = 32_768
 
+#: Bytes of its answer that a client must take in the time that it has to take something: a byte now and then
+#: would hold a connection for ever.
+MIN_TAKEN = 16_384
+
+#: Such times that a server which ends gives a client for the rest of its answer.
+LAST_TIMES = 3
+
 #: Requests that one connection may send before the first is answered; browsers and client libraries send one.
 MAX_AHEAD = 100
 
@@ -47,6 +54,7 @@ class Bounded(HttpToolsProtocol):
         self._deaf = False
         self._waiting: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
+        self._previous: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         """Wait for the first request."""
@@ -80,17 +88,28 @@ class Bounded(HttpToolsProtocol):
         """A client that will send no more still wants its answer, if only that its request is not whole."""
         if self.scheme != "http":  # TLS cannot do it
             return False
-        whole = self._working() and not self.cycle.more_body
-        if whole:
+        if self._has_whole():
             self.cycle.keep_alive = False
         elif self._working() or self._unparsed:
             self._refuse(400, "incomplete", "the client left before the request was complete")
-        return whole
+        return self._has_whole()  # those that came before it, if any
+
+    def shutdown(self) -> None:
+        """The server ends: answers are still read, but not for ever."""
+        super().shutdown()
+        self.loop.call_later(LAST_TIMES * self._seconds, self._end)
+
+    def _end(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.reset()  # type: ignore[attr-defined]
+        elif self._working():
+            self.loop.call_later(self._seconds, self._end)
 
     def on_headers_complete(self) -> None:
         """The head came in time."""
         self._unparsed = 0
         self._stop_waiting()
+        self._previous = self.cycle
         if len(self.pipeline) >= MAX_AHEAD:
             raise ValueError("too many requests ahead")  # the parser stops, the connection ends
         super().on_headers_complete()
@@ -109,13 +128,21 @@ class Bounded(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """As all other refusals."""
-        self._refuse(400, "bad_http", "this is no HTTP/1.1 request: is it meant for this port, or https?")
+        self._refuse(
+            400,
+            "bad_http",
+            "the request's first line or headers cannot be read: this port takes HTTP/1.1 without TLS, the "
+            "usual methods, and addresses whose letters beyond ASCII are percent-encoded",
+        )
 
     def _unsupported_upgrade_warning(self) -> None:
         pass  # clients may ask for what there is not
 
     def _working(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _has_whole(self) -> bool:
+        return self._working() and not self.cycle.more_body
 
     def _wait(self) -> None:
         if self._waiting is None:
@@ -142,11 +169,12 @@ class Bounded(HttpToolsProtocol):
             self._reading = self.loop.call_later(self._seconds, self._see_whether_it_reads, taken)
 
     def _see_whether_it_reads(self, taken_before: int) -> None:
-        """End a connection whose client took nothing in all that time; who reads slowly is served."""
+        """End a connection whose client took next to nothing in all that time; who reads slowly is served."""
         self._reading = None
-        if self.transport.get_write_buffer_size() == 0:
+        unread = self.transport.get_write_buffer_size()
+        if unread == 0:
             return
-        if self.transport.taken() > taken_before:  # type: ignore[attr-defined]
+        if self.transport.taken() - taken_before >= min(MIN_TAKEN, unread):  # type: ignore[attr-defined]
             self._wait_for_reader()
         else:
             self.transport.reset()  # type: ignore[attr-defined]
@@ -159,7 +187,12 @@ class Bounded(HttpToolsProtocol):
             if not self.cycle.more_body:
                 self.cycle.keep_alive = False
                 return
-            if self.pipeline or self.cycle.response_started:  # an answer that this one must not mix with
+            if self.pipeline:  # it waits behind requests that came whole, and are answered
+                self.pipeline.popleft()
+                self.cycle = self._previous
+                self.cycle.keep_alive = False
+                return
+            if self.cycle.response_started:  # an answer that this one must not mix with
                 self.transport.abort()
                 return
             self.cycle.disconnected = True  # it is answered here

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ferops.data import images as pixels
+from ferops.errors import reason
 from ferops.serving.uploads import UploadError
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ FILLS = 0.6
 #: Side of the square cut out, over the geometric mean of the box's width and height: what FER2013's crops
 #: have, median over its validation images. That mean hardly changes when a face is tilted.
 MARGIN = 1.08
+
+
+class DetectorError(RuntimeError):
+    """The detector cannot be loaded or run, whatever the image: a fault of this installation."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,9 @@ def found(image: Image.Image) -> list[Face]:
     """The faces of an upright image, best score first; deterministic, and safe to call from many threads.
 
     An image that is already a crop (of at most `CROP_SIDE`, or filled by its only face) gives itself.
+
+    Raises:
+        DetectorError: if the detector cannot be loaded or run.
     """
     whole = (0, 0, image.width, image.height)
     if max(image.size) <= CROP_SIDE:
@@ -180,6 +188,14 @@ def _session() -> "onnxruntime.InferenceSession":
     return onnxruntime.InferenceSession(str(WEIGHTS), options, providers=["CPUExecutionProvider"])
 
 
+def _run(canvas: NDArray[np.float32]) -> list[Any]:
+    try:
+        outputs: list[Any] = _session().run(None, {"input": canvas.transpose(2, 0, 1)[None]})
+    except Exception as error:  # the runtime has many kinds
+        raise DetectorError(f"the face detector {WEIGHTS.name} cannot be used: {reason(error)}") from error
+    return outputs
+
+
 def _detect(image: Image.Image) -> tuple[Floats, Floats, Floats]:
     """Boxes `[N, 4]`, scores `[N]` and landmarks `[N, 5, 2]`, best first, in pixels of the image."""
     colours = image if image.mode in ("L", "RGB") else _rgb(image)  # the latter copies
@@ -189,8 +205,7 @@ def _detect(image: Image.Image) -> tuple[Floats, Floats, Floats]:
         view = _rgb(colours.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
         canvas = np.zeros((CANVAS, CANVAS, 3), np.float32)
         canvas[: size[1], : size[0]] = np.asarray(view)[:, :, ::-1]
-        outputs = _session().run(None, {"input": canvas.transpose(2, 0, 1)[None]})
-        boxes, scores, landmarks = _decoded(outputs)
+        boxes, scores, landmarks = _decoded(_run(canvas))
         if len(scores):
             break
     back = np.array(image.size) / size

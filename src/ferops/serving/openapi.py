@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ferops.emotions import EMOTIONS
+from ferops.emotions import EMOTIONS, SYNONYMS
 
 Schema = dict[str, Any]
 
@@ -20,7 +20,7 @@ WHY = {
     401: "The service wants a token, or answers its own machine only.",
     408: "The request was not received in time.",
     413: "More bytes, images or pixels than the service takes.",
-    415: "Send multipart/form-data.",
+    415: "The content type is another than the one described.",
     422: "The content cannot be used; `index` says which image, counted from 0.",
     500: "The service failed; its log says why.",
     503: "It cannot be done at the moment; come again after `Retry-After` seconds.",
@@ -73,6 +73,7 @@ SCHEMAS: Schema = {
             "id": ID,
             "emotion": {
                 "type": "string",
+                "enum": [*EMOTIONS, *SYNONYMS],
                 "description": f"one of {', '.join(EMOTIONS)}, or a common synonym such as joy",
                 "examples": ["happy"],
             },
@@ -262,6 +263,7 @@ PATHS: Schema = {
                         400: ("bad_json", "incomplete"),
                         408: ("timeout",),
                         413: ("too_large",),
+                        415: ("unsupported_media_type",),
                         422: ("bad_id", "unknown_emotion"),
                         503: ("log_unavailable",),
                     }
@@ -302,7 +304,7 @@ PATHS: Schema = {
                 "operationId": path[1:],
                 "summary": summary,
                 "security": [{}],
-                "responses": {"200": {"description": "It is."}, "503": {"description": "It is not."}},
+                "responses": {"200": {"description": "It is; else nobody answers."}},
             }
         }
         for path, summary in {"/livez": "Whether it runs", "/readyz": "Whether it can answer"}.items()

@@ -6,7 +6,7 @@ Plain files without a build step and nothing from other hosts; the headers forbi
 import functools
 import mimetypes
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from starlette.exceptions import HTTPException
@@ -17,6 +17,9 @@ from starlette.routing import Route
 from ferops import files
 from ferops.models.onnx import OnnxClassifier
 from ferops.serving.report_folder import INDEX, REPORTS_FOLDER, address, stamped
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 STATIC = Path(__file__).parent / "static"
 
@@ -31,6 +34,22 @@ DOCS_POLICY = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inlin
 ASSETS = ("page.css", "page.js", "docs.js")
 SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
 PUBLIC = ("/", "/docs", "/openapi.json", *(f"/static/{name}" for name in (*ASSETS, *SWAGGER)))  # no secrets
+
+
+#: Bytes of a file that are sent at one time: no more of it waits for a client that does not read.
+SLICE = 65_536
+
+
+class FileAnswer(Response):
+    """An answer in slices, each sent when the one before has left."""
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for start in range(0, len(self.body), SLICE):
+            part = self.body[start : start + SLICE]
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 @functools.cache
@@ -52,32 +71,46 @@ async def static_file(path: Path, policy: str) -> Response:
         content = await anyio.to_thread.run_sync(path.read_bytes)
     except OSError:
         raise HTTPException(404) from None
+    return _answer(content, path.name, policy)
+
+
+@functools.cache
+def _own_file(path: Path) -> bytes:
+    """A file of the installation, which does not change: once in memory, however many ask for it."""
+    return path.read_bytes()
+
+
+async def _asset(path: Path, policy: str = POLICY) -> Response:
+    return _answer(await anyio.to_thread.run_sync(_own_file, path), path.name, policy)
+
+
+def _answer(content: bytes, name: str, policy: str) -> Response:
     headers = {
         "content-security-policy": policy,
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cache-control": "no-cache",
     }
-    return Response(content, media_type=mimetypes.guess_type(path.name)[0], headers=headers)
+    return FileAnswer(content, media_type=mimetypes.guess_type(name)[0], headers=headers)
 
 
 async def index(_: Request) -> Response:
     """The page to try the model on."""
-    return await static_file(STATIC / "index.html", POLICY)
+    return await _asset(STATIC / "index.html")
 
 
 async def docs(_: Request) -> Response:
     """The API, described by `/openapi.json`, in Swagger UI."""
-    return await static_file(STATIC / "docs.html", DOCS_POLICY)
+    return await _asset(STATIC / "docs.html", DOCS_POLICY)
 
 
 async def asset(request: Request) -> Response:
     """Scripts and styles of the two."""
     name = request.path_params["name"]
     if name in ASSETS:
-        return await static_file(STATIC / name, POLICY)
+        return await _asset(STATIC / name)
     if name in SWAGGER:
-        return await static_file(_swagger() / name, POLICY)
+        return await _asset(_swagger() / name)
     raise HTTPException(404)
 
 

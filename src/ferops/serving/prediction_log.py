@@ -130,7 +130,7 @@ class PredictionLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             if self._to_disk:
-                for folder in (path.parent, path.parent.parent, self.folder):
+                for folder in (path.parent, path.parent.parent, self.folder, self.folder.resolve().parent):
                     _sync_folder(folder)  # or the file itself is gone after a power cut
             current = self._open[kind] = _OpenFile(key, handle)
         return current

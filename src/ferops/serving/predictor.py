@@ -28,9 +28,12 @@ Answer = dict[str, Any]
 
 
 class UnusableImageError(ValueError):
-    """One of the images cannot be classified; `code` is that of `ferops.data.images.ImageError`."""
+    """An image cannot be classified, or all together; `code` is that of `ferops.data.images.ImageError`.
 
-    def __init__(self, index: int, code: str, message: str) -> None:
+    `index` says which image; none where it is their number of pixels.
+    """
+
+    def __init__(self, index: int | None, code: str, message: str) -> None:
         super().__init__(message)
         self.index = index
         self.code = code
@@ -78,7 +81,9 @@ class _Room:
             self._left -= pixels
             if self._left >= 0:
                 return
-        raise ImageError(
+        # Parts of a request count at one time, so that which image was the one too many is chance.
+        raise UnusableImageError(
+            None,
             "too_many_pixels",
             f"the images have more than {self._most} pixels together: send them in several requests",
         )
@@ -126,6 +131,7 @@ class Predictor:
 
         Raises:
             UnusableImageError: for the first image that is none, too large or damaged.
+            faces.DetectorError: if faces cannot be looked for at all.
             UnloggedError: if they are not in the log and `log_required`.
         """
         (answers,) = self.predict_each([Question(contents, find_faces)])
@@ -218,6 +224,8 @@ class Predictor:
                         found.append(_Face(flat, small, shadowed, place, client))
             except ImageError as error:
                 raise UnusableImageError(row, error.code, str(error)) from None
+            except (UnusableImageError, faces.DetectorError):  # not this image's fault
+                raise
             except Exception:  # Pillow's plug-ins raise nearly anything on hostile bytes
                 raise UnusableImageError(row, "not_an_image", "the image cannot be decoded") from None
         return found

@@ -32,7 +32,7 @@ async function ask(picture) {
   body.append("images", picture, "picture");
   try {
     const { predictions } = await call(`predict?faces=${$("faces").checked ? "auto" : "none"}`, { method: "POST", body });
-    if (question === asked) answer(predictions);
+    if (question === asked) answer(predictions, question);
   } catch (error) {
     if (question === asked) say(error.message, true);
   }
@@ -50,13 +50,14 @@ function show(picture) {
   $("answers").hidden = true;
 }
 
-async function answer(predictions) {
+async function answer(predictions, question) {
   $("answers").hidden = predictions.length === 0;
   $("cards").replaceChildren(...predictions.map(card));
   const read = predictions.map((p, n) => `${name(p, n)}: ${p.label}, ${percent(p.confidence)}`);
   const count = predictions.length === 1 ? "1 face" : `${predictions.length} faces`;
   say(predictions.length ? `${count}. ${read.join("; ")}.` : "No face was found in this picture.");
   await $("photo").decode().catch(() => {});
+  if (question !== asked) return; // another picture is shown by now
   $("boxes").replaceChildren(...predictions.filter((p) => p.box).map(box));
 }
 
@@ -120,15 +121,16 @@ for (const event of ["dragover", "dragleave", "drop"])
 document.addEventListener("paste", (e) => e.clipboardData.files[0] && ask(e.clipboardData.files[0]));
 
 $("camera").addEventListener("click", async () => {
+  $("camera").disabled = true; // at once: a second click would start a second stream
   try {
     if (!navigator.mediaDevices) throw new Error("needs https or localhost");
     $("video").srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user" } });
     $("viewfinder").hidden = false;
-    $("camera").disabled = true;
     await $("video").play();
     $("shoot").focus();
     say("The camera is on.");
   } catch (error) {
+    cameraOff();
     say(`The camera cannot be used: ${error.message}`, true);
   }
 });
