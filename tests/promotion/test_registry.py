@@ -107,6 +107,23 @@ def test_a_champion_comes_back_into_the_store_with_the_verdicts_on_it(line, monk
     assert load_variants(line.champion().folder()) == verdicts
 
 
+def test_a_champion_that_is_gone_back_to_has_the_verdicts_of_its_own_promotion(line, monkeypatch):
+    package = line.train(seed=0)
+    verdicts = write_verdict(line.folder / "variants", package)
+    line.decide()
+    line.promote()
+    line.train_and_promote(seed=1)
+    write_verdict(line.folder / "variants", line.packages / "patt_lite", accuracy=0.6)
+    line.promote()
+    shutil.rmtree(line.folder / "bento" / "fer-classifier")
+    line.train(seed=0)  # the package is there again, its verdicts are not
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(patch, Champion, "save")  # what a worker sees that looks at this moment
+        line.rollback()
+    assert line.champion().package_sha256 == files.sha256(package)
+    assert load_variants(line.champion().folder()) == verdicts
+
+
 def test_promoting_the_same_package_again_changes_nothing(line):
     line.train_and_promote(seed=0)
     before = line.champion()

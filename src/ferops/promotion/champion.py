@@ -5,7 +5,9 @@
 ('3', 'fer-classifier:v3-0a1b2c3d')
 """
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 from ferops import files
 
 POINTER_FILE = "champion.json"
+
+#: BentoML's own file in a stored model's folder; all else there is the package.
+BENTO_FILE = "model.yaml"
 
 #: Earlier champions that the pointer remembers: how many rollbacks are possible.
 REMEMBERED = 20
@@ -111,13 +116,17 @@ class Champion:
         """
         import bentoml
 
-        try:
+        with suppress(bentoml.exceptions.BentoMLException):
             return Path(bentoml.models.get(self.bento_tag).path)
-        except bentoml.exceptions.BentoMLException:
-            raise NoChampionError(
-                f"BentoML's model store has no intact {self.bento_tag}, which the champion pointer names: "
-                "run `ferops promote` to put it back"
-            ) from None
+        # A Bento that brought a model looks in its own store alone, but `ferops promote` fills the machine's.
+        home = Path(os.environ.get("BENTOML_HOME") or "~/bentoml").expanduser()
+        folder = home / "models" / self.bento_tag.replace(":", "/")
+        if (folder / BENTO_FILE).is_file():
+            return folder
+        raise NoChampionError(
+            f"BentoML's model store has no intact {self.bento_tag}, which the champion pointer names: "
+            "run `ferops promote` to put it back"
+        )
 
 
 def load_champion(registry: Path) -> Champion | None:

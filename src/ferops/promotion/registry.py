@@ -23,11 +23,14 @@ from ferops import files, tracking
 from ferops.models.classifier import Card
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier
 from ferops.promotion import versions
-from ferops.promotion.champion import Champion, NoChampionError, load_champion
-from ferops.promotion.variants import VARIANTS_FILE, carry_over
+from ferops.promotion.champion import BENTO_FILE, Champion, NoChampionError, load_champion
+from ferops.promotion.variants import VARIANTS_FILE, carry_over, load_variants
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+
+#: Folder of the registry: verdicts on reduced precision by package, for those that become champion again.
+VERDICTS = "variants"
 
 
 class StaleDecisionError(RuntimeError):
@@ -99,6 +102,8 @@ def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Pro
         outcome = _carry_out(verdict, packages, registry, verdicts)
         if champion := load_champion(registry):
             carry_over(verdicts, champion.folder())  # it may have been judged since it was promoted
+            if (known := load_variants(champion.folder())).judged:
+                known.save(registry / VERDICTS / champion.package_sha256)
     files.write_json(report, asdict(outcome))
     return outcome
 
@@ -122,10 +127,11 @@ def promote_version(version: str, packages: Path, registry: Path) -> Promotion:
         current, target = load_champion(registry), _passed(version)
         if current is not None and current.version == version:
             restored = _restore(current, packages)
+            _recall_verdicts(restored or current, registry)
             if restored is not None:
                 restored.save(registry)
             return _outcome(True, restored is not None, "it is the champion already", restored or current)
-        new = _install_again(target, packages).after(current)
+        new = _install_again(target, packages, registry).after(current)
         new.save(registry)
         return _outcome(True, True, f"promoted by its number, as it passed the gate{_instead(current)}", new)
 
@@ -163,7 +169,7 @@ def rollback(packages: Path, registry: Path, expected: str | None = None) -> Pro
                 f"champion version {current.version} displaced no other, so there is nothing to roll back "
                 "to: `ferops promote --version` takes any version that passed the gate"
             )
-        new = _install_again(before, packages)
+        new = _install_again(before, packages, registry)
         new.save(registry)
         return _outcome(True, True, f"rolled back{_instead(current)}", new)
 
@@ -199,14 +205,21 @@ def _passed(version: str) -> Champion:
     )
 
 
-def _install_again(champion: Champion, packages: Path) -> Champion:
+def _install_again(champion: Champion, packages: Path, registry: Path) -> Champion:
     """Every step but the pointer, for a package that was registered before."""
     OnnxClassifier(_source(champion, packages)).self_check()
     champion = _restore(champion, packages) or champion
+    _recall_verdicts(champion, registry)
     client = versions.connect()
     if versions.holder(client, CHALLENGER) == champion.version:
         client.delete_registered_model_alias(tracking.REGISTERED_MODEL, CHALLENGER)
     return replace(champion, promoted_at=_now())
+
+
+def _recall_verdicts(champion: Champion, registry: Path) -> None:
+    """Put the verdicts of its promotion beside a champion whose store lost them; unreadable ones are none."""
+    with suppress(ValueError):
+        carry_over(registry / VERDICTS / champion.package_sha256, champion.folder())
 
 
 def _now() -> str:
@@ -395,5 +408,5 @@ def _in_store(champion: Champion) -> Path | None:
         folder = champion.folder()
     except NoChampionError:
         return None
-    digest = files.sha256(folder, ignore=(versions.BENTO_FILE, VARIANTS_FILE))
+    digest = files.sha256(folder, ignore=(BENTO_FILE, VARIANTS_FILE))
     return folder if digest == champion.package_sha256 else None
