@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--budget-minutes", type=float, default=60,
                         help="for each side to reach the targets; 0 skips it")  # fmt: skip
     parser.add_argument("--targets", type=float, nargs="+", default=[0.60, 0.65])
+    parser.add_argument("--only-ours", action="store_true", help="leave the original's race out")
     parser.add_argument(
         "--quick", action="store_true", help="one short round at two sizes, seconds of training"
     )
@@ -182,7 +183,7 @@ def main() -> None:
         speed = measure_speed({**job, "seconds": seconds}, arguments.sizes or sizes, rounds, folder)
         races = {}
         if budget:
-            for side in SIDES:
+            for side in SIDES[:1] if arguments.only_ours else SIDES:
                 print(f"training {side} for at most {budget:g} minutes", file=sys.stderr)
                 race = {**job, "side": side, "budget_seconds": budget * 60, "targets": arguments.targets}
                 races[side] = run_side(race, folder, loud=True)

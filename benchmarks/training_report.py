@@ -80,9 +80,9 @@ def sooner(ours: float | None, original: float | None, trained: float) -> tuple[
 
 
 def summarise_race(curves: Mapping[str, list[dict[str, float]]], targets: Sequence[float]) -> dict[str, Any]:
-    """Per target: minutes of each side, and how many times sooner ours was."""
+    """Per target: minutes of each side that raced, and how many times sooner ours was, if both did."""
     summary: dict[str, Any] = {}
-    for side in SIDES:
+    for side in curves:
         last = curves[side][-1]
         best = max(point["test_accuracy"] for point in curves[side])
         summary[side] = {"minutes": last["minutes"], "epochs": last["epochs"], "best": best}
@@ -90,8 +90,10 @@ def summarise_race(curves: Mapping[str, list[dict[str, float]]], targets: Sequen
     for target in targets:
         row: dict[str, Any] = {"accuracy": target}
         for clock in ("minutes", "processor_minutes"):
-            took = {side: minutes_to(curves[side], target, clock) for side in SIDES}
-            ratio = sooner(took["ours"], took["original"], curves["original"][-1][clock])
+            took = {side: minutes_to(curve, target, clock) for side, curve in curves.items()}
+            ratio = None
+            if "original" in curves:
+                ratio = sooner(took["ours"], took["original"], curves["original"][-1][clock])
             row[clock] = {
                 **took,
                 "times_sooner": ratio and ratio[0],
@@ -181,7 +183,7 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
     ]
     for row in accuracy["targets"]:
         told = []
-        for side in SIDES:
+        for side in (side for side in SIDES if side in accuracy):
             minutes = row["minutes"][side]
             trained = accuracy[side]
             told.append(
@@ -192,7 +194,9 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
             )
         lines.append(f"{row['accuracy']:.0%}: {', '.join(told)}{_times(row)}")
     first = accuracy["targets"][0]["minutes"]
-    if first["times_sooner"] is None:
+    if "original" not in accuracy:
+        verdict = "not measured: the original was left out"
+    elif first["times_sooner"] is None:
         verdict = "not shown: ours did not reach it"
     elif first["times_sooner"] >= GOAL_SOONER:
         verdict = "met"
@@ -223,21 +227,45 @@ def _verdict(met: bool) -> str:
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Bars of images a second for every stage and size, and accuracy over minutes for both sides."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
-    bars, curve = axes
+    """Images a second for every stage and size, and accuracy over minutes; what was measured of the two."""
+    halves = [draw for key, draw in (("speed", _bars), ("accuracy", _curves)) if result[key]]
+    figure, axes = plt.subplots(
+        1, len(halves), figsize=(6 * len(halves), 4.6), squeeze=False, layout="constrained"
+    )
+    for axis, draw in zip(axes[0], halves, strict=True):
+        draw(axis, result)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    figure.suptitle(
+        f"{title(result)}\n{result['machine']['cores']} cores, {result['machine']['processor']}",
+        fontsize=10,
+        wrap=True,
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _bars(axis: Any, result: Mapping[str, Any]) -> None:
     for shift, side in ((-0.2, "ours"), (0.2, "original")):
         speeds = [row[side]["images_per_second"] for row in result["speed"]]
         places = [place + shift for place in range(len(speeds))]
         medians = [value["median"] for value in speeds]
         below = [value["median"] - value["low"] for value in speeds]
         above = [value["high"] - value["median"] for value in speeds]
-        drawn = bars.bar(
+        drawn = axis.bar(
             places, medians, 0.38, yerr=[below, above], capsize=2, color=COLOURS[side], label=side
         )
-        bars.bar_label(drawn, fmt="%.0f", fontsize=8, padding=2)
-        points = result["curves"].get(side, [])
-        curve.plot(
+        axis.bar_label(drawn, fmt="%.0f", fontsize=8, padding=2)
+    names = [f"{row['stage'].replace('_', '-')}\n{row['size']} px" for row in result["speed"]]
+    axis.set_xticks(range(len(names)), names, fontsize=8)
+    axis.set_ylabel("training images a second")
+    axis.set_title("Speed: median, lowest and highest round")
+    axis.margins(y=0.12)
+
+
+def _curves(axis: Any, result: Mapping[str, Any]) -> None:
+    for side, points in result["curves"].items():
+        axis.plot(
             [point["minutes"] for point in points],
             [100 * point["test_accuracy"] for point in points],
             marker="o",
@@ -245,22 +273,9 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
             color=COLOURS[side],
             label=side,
         )
-    names = [f"{row['stage'].replace('_', '-')}\n{row['size']} px" for row in result["speed"]]
-    bars.set_xticks(range(len(names)), names, fontsize=8)
-    bars.set_ylabel("training images a second")
-    bars.set_title("Speed: median, lowest and highest round")
-    bars.margins(y=0.12)
-    for target in result["accuracy"].get("targets", []):
-        curve.axhline(100 * target["accuracy"], color="0.6", linewidth=0.8, linestyle="--")
-    curve.set_xlabel("minutes of training")
-    curve.set_ylabel("test accuracy, %")
-    curve.set_title("Accuracy over time, measured after every epoch")
-    curve.set_xlim(left=0)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
-    figure.suptitle(
-        f"{title(result)}\n{result['machine']['cores']} cores, {result['machine']['processor']}", fontsize=10
-    )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    for target in result["accuracy"]["targets"]:
+        axis.axhline(100 * target["accuracy"], color="0.6", linewidth=0.8, linestyle="--")
+    axis.set_xlabel("minutes of training")
+    axis.set_ylabel("test accuracy, %")
+    axis.set_title("Accuracy over time, measured after every epoch")
+    axis.set_xlim(left=0)

@@ -1,6 +1,7 @@
 """The training benchmark measures what it says, and claims no more than it measured."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -163,6 +164,16 @@ def test_what_was_not_reached_is_a_bound_and_no_time():
     told = training_report.report(result(summary))
     assert "original not reached in 50.0 min, 5.0 epochs (best 50.0%)" in told
     assert "not shown: the original's budget was too short" in told
+
+
+def test_without_the_original_ours_has_its_time_and_no_ratio(tmp_path: Path):
+    summary = training_report.summarise_race({"ours": curve(0.5, 0.61, 0.66)}, [0.60, 0.65])
+    assert [row["minutes"]["ours"] for row in summary["targets"]] == [20.0, 30.0]
+    told = training_report.report(result(summary))
+    assert "65%: ours 30.0 min" in told
+    assert "times sooner at 60%: not measured" in told
+    training_report.plot({**result(summary), "curves": {"ours": curve(0.5, 0.61, 0.66)}}, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size
 
 
 def result(accuracy: dict) -> dict:
