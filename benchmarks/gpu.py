@@ -156,6 +156,22 @@ class Bench:
             print(self.found[name]["log_end"], flush=True)
         self.save()
 
+    def require_weights(self, runs: Sequence[Run]) -> None:
+        """End before the clock is spent, where a backbone or teacher of the trainings cannot be had.
+
+        Raises:
+            SystemExit: naming it.
+        """
+        asked = sorted({(run.recipe.backbone, run.recipe.teacher or "") for run in runs})
+        job = Job("weights", self.scratch / "weights", {"kind": "weights", "asked": asked})
+        job.start()
+        assert job.process is not None
+        job.process.wait()
+        missing = job.result().get("missing", job.result().get("log_end"))
+        if missing:
+            sys.exit(f"the trainings cannot begin: {missing}")
+        self.say("backbones and teachers are there")
+
     def trainings(self, runs: Sequence[Run], common: dict[str, Any]) -> None:
         """Train, `workers` at a time, in order; none is started that could not end in time."""
         waiting = list(runs)
@@ -209,6 +225,7 @@ class Bench:
         self.found["runs"].append(entry)
         if entry["finished"]:
             clock = " (by the clock)" if entry["ended_by_the_clock"] else ""
+            clock += f" (then {entry['diverged']})" if entry["diverged"] else ""
             epochs = f"{len(entry['rows'])} epochs{clock}"
             self.say(
                 f"finished {run.key} in {seconds:.0f} s, {epochs}: validation "
@@ -233,7 +250,7 @@ class Bench:
         for run in best[: self.arguments.keep]:
             run["weights"] = f"weights-{run['key']}.npz"
             target = out / run["weights"]
-            if not target.exists():
+            if not target.exists():  # `out` was empty: it is this training's
                 files.write_bytes(target, (self.scratch / run["key"] / "weights.npz").read_bytes())
         for stale in best[self.arguments.keep :]:
             (out / f"weights-{stale['key']}.npz").unlink(missing_ok=True)
@@ -294,6 +311,13 @@ def main() -> None:
         runs = read_sweep(arguments.sweep, groups, recipes, arguments.backbone)
     except SweepError as error:
         sys.exit(str(error))
+    commit = arguments.commit or tracking.git_commit()
+    if not (commit or arguments.quick):
+        parser.error("there is no git here that tells the commit of this code: give --commit")
+    if arguments.backbone and not Path(arguments.backbone).is_file():
+        parser.error(f"there is no weights file {arguments.backbone}")
+    if (arguments.out / "gpu.json").exists():
+        parser.error(f"{arguments.out} has the results of an earlier run: give another --out")
     if arguments.only:
         unknown = sorted(set(arguments.only) - {run.key for run in runs})
         if unknown:
@@ -307,7 +331,7 @@ def main() -> None:
         "source": packed.source,
         "synthetic": packed.synthetic,
         "params_sha256": files.sha256(arguments.params),
-        "git_commit": arguments.commit or tracking.git_commit(),
+        "git_commit": commit,
         "source_sha256": files.sha256(SOURCE, ignore=compiled(SOURCE)),
         "backbone_sha256": files.sha256(Path(arguments.backbone)) if arguments.backbone else None,
         "quick": arguments.quick,
@@ -324,6 +348,8 @@ def main() -> None:
             "backbone": arguments.backbone or "none",
             "quick": arguments.quick,
         }
+        if "runs" in arguments.stages:
+            bench.require_weights(runs)
         recipe = runs[0].recipe.model_dump(mode="json")
         if "checks" in arguments.stages:
             bench.stage("checks", {**common, "recipe": recipe}, arguments.checks_seconds)
@@ -334,9 +360,20 @@ def main() -> None:
             bench.trainings(runs, common)
         print("\n".join(summary(bench.found)))
         bench.save()
-    wrong = bench.found["checks"] is not None and not bench.found["checks"].get("passed")
-    print(f"written to {arguments.out}" + ("; THE CHECKS DID NOT PASS" if wrong else ""))
-    sys.exit(1 if wrong else 0)
+    failures = list(failed(bench.found, arguments.stages))
+    print("; ".join([f"written to {arguments.out}", *failures]))
+    sys.exit(1 if failures else 0)
+
+
+def failed(found: dict[str, Any], stages: Sequence[str]) -> Iterator[str]:
+    """What was asked for and did not come to a result, in capitals."""
+    for name in ("checks", "speed"):
+        if name in stages and (found[name] is None or "log_end" in found[name]):
+            yield f"{name.upper()} DID NOT END"
+    if "checks" in stages and (found["checks"] or {}).get("passed") is False:
+        yield "THE CHECKS DID NOT PASS"
+    if "runs" in stages and not any(run["finished"] for run in found["runs"]):
+        yield "NO TRAINING ENDED"
 
 
 def compiled(folder: Path) -> set[str]:

@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,16 @@ from ferops import files
 from ferops.evaluation.metrics import measure
 from ferops.evaluation.views import Averaged
 from ferops.models.classifier import Card, Classifier, TrainingData
-from ferops.models.patt_lite import EMBEDDING_SIZE, PattLite, is_imagenet
+from ferops.models.patt_lite import (
+    EMBEDDING_SIZE,
+    SMALLEST_IMAGE,
+    BackboneUnavailableError,
+    PattLite,
+    build_backbone,
+    is_imagenet,
+)
 from ferops.settings import Recipe
+from ferops.training import teacher
 from ferops.training.batches import LabelledImages
 from ferops.training.callbacks import DivergedError, Row
 from ferops.training.checkpoint import Checkpoint
@@ -29,6 +38,18 @@ from ferops.training.fit import Fitted, finished, fit
 
 #: Images of one step when a finished model is measured.
 MEASURING_BATCH = 512
+
+
+def missing_weights(asked: Sequence[Sequence[str]]) -> str:
+    """Why a backbone or teacher, of pairs of them, cannot be had; empty where all can."""
+    for backbone, teacher_path in asked:
+        try:
+            build_backbone(SMALLEST_IMAGE, backbone)
+            if teacher_path:
+                teacher.load(Path(teacher_path))
+        except (BackboneUnavailableError, teacher.TeacherError) as error:
+            return str(error)
+    return ""
 
 
 def load(path: str) -> tuple[dict[str, LabelledImages], np.ndarray]:
@@ -63,6 +84,7 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     seed = request["seed"]
     resident = True if request["quick"] else None  # the miniature takes the accelerator's path
     checkpoint, in_time = Checkpoint(folder), True
+    diverged: str | None = None
     started = time.monotonic()
     try:
         fitted = fit(
@@ -75,13 +97,15 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             checkpoint,
             resident,
         )
-    except OutOfTimeError:
-        in_time = False
+    except (OutOfTimeError, DivergedError) as error:
         state = checkpoint.load()  # an epoch is saved before it is told
-        assert state is not None
+        if isinstance(error, DivergedError):
+            diverged = str(error)
+        else:
+            in_time = False
+        if state is None:
+            return {"finished": False, "rows": rows, "log_end": diverged, "diverged": diverged}
         fitted = Fitted(finished(recipe, request["attention"], state.best), state.best.epoch, state.rows)
-    except DivergedError as error:
-        return {"finished": False, "rows": rows, "log_end": str(error), "diverged": True}
     seconds = time.monotonic() - started
     arrays = {f"w{i:03d}": weight.astype(np.float16) for i, weight in enumerate(fitted.model.get_weights())}
     with (folder / "weights.npz").open("wb") as file:
@@ -89,7 +113,9 @@ def train(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "finished": True,
         "ended_by_the_clock": not in_time,
+        "diverged": diverged,
         "backbone": _origin(recipe.backbone),
+        "teacher_sha256": files.sha256(Path(recipe.teacher)) if recipe.teacher else None,
         "rows": fitted.rows,
         "best_epoch": fitted.best_epoch,
         "validation_accuracy": max(row["validation_accuracy"] for row in fitted.rows),
@@ -152,6 +178,8 @@ def main() -> None:
     request = files.read_json(folder / "request.json")
     if request["kind"] == "run":
         result = train(request, folder)
+    elif request["kind"] == "weights":
+        result = {"missing": missing_weights(request["asked"])}
     elif request["kind"] == "checks":
         from gpu_checks import check
 

@@ -10,6 +10,7 @@ service as it is.
 
 import argparse
 import tempfile
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -37,13 +38,16 @@ VARIANTS: dict[str, tuple[int, dict[str, str]]] = {
     "2 workers": (2, {}),
     "2 workers, one call at a time": (2, {"FER_CALLS": "1"}),
     "2 workers, each call on all cores": (2, {"FEROPS_THREADS": "0"}),
+    "log on the disk": (1, {"FEROPS_LOG_DURABILITY": "disk"}),
+    "log on the disk, two calls more": (1, {"FEROPS_LOG_DURABILITY": "disk", "FER_CALLS": str(cores() + 2)}),
 }
 
 
-def sides(models: Path, runtime: str | None) -> list[Side]:
-    """The service in each variant."""
+def sides(models: Path, runtime: str | None, names: Collection[str]) -> list[Side]:
+    """The service in each variant of these names."""
     found = []
-    for name, (workers, changed) in VARIANTS.items():
+    for name in names:
+        workers, changed = VARIANTS[name]
         environment = changed | {"PYTHONPATH": str(HERE)}
         if runtime:
             environment["FEROPS_RUNTIME"] = runtime
@@ -61,11 +65,14 @@ def main() -> None:
     parser.add_argument("--package", type=Path, default=Path("release"))
     parser.add_argument("--image-size", type=int, default=0, help="of the network; 0: the package's own")
     parser.add_argument("--runtime", help="FEROPS_RUNTIME; default: what the service chooses")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME",
+                        help="beside the service as it is; default: all")  # fmt: skip
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 8, 32])
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("reports/benchmarks/serving"))
     arguments = parser.parse_args()
+    names = list(dict.fromkeys([AS_IT_IS, *(arguments.only or VARIANTS)]))
     with tempfile.TemporaryDirectory(prefix="ferops-variants-") as temporary:
         folder = Path(temporary)
         models = folder / "models"
@@ -76,7 +83,7 @@ def main() -> None:
         rows = []
         with ExitStack() as stack:
             services = []
-            for number, side in enumerate(sides(models, arguments.runtime)):
+            for number, side in enumerate(sides(models, arguments.runtime, names)):
                 say(f"starting {side.name}")
                 services.append(
                     stack.enter_context(running(side, faces, expected, folder / f"side-{number}"))
@@ -89,7 +96,7 @@ def main() -> None:
         arguments.out / f"variants-{size}.json", {"machine": machine(), "image_size": size, "rows": rows}
     )
     print(f"\n{'':<34}{'clients':>8}{'requests/s':>12}{'times':>7}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>9}")
-    for name in VARIANTS:
+    for name in names:
         for clients in arguments.clients:
             speed = value(rows, name, clients)
             ratio = [

@@ -28,7 +28,8 @@ import gpu  # noqa: E402
 import gpu_jobs  # noqa: E402
 import gpu_speed  # noqa: E402
 from ferops.training.adopt import AdoptError, adopt  # noqa: E402
-from ferops.training.callbacks import DivergedError  # noqa: E402
+from ferops.training.callbacks import Best, DivergedError  # noqa: E402
+from ferops.training.checkpoint import State  # noqa: E402
 from ferops.training.sweep import read_sweep  # noqa: E402
 
 PARAMS = ROOT / "params.yaml"
@@ -138,6 +139,45 @@ def test_it_starts_where_the_project_is_not_installed_and_loads_no_more_than_it_
     assert not {"pandas", "pyarrow", "mlflow", "tensorflow", "matplotlib", "scipy"} & {*loaded}
 
 
+def test_what_cannot_come_to_an_end_is_refused_before_the_clock_runs(tmp_path: Path) -> None:
+    """No commit, no weights file, and results that would be written over."""
+
+    def refused(*more: str) -> str:
+        command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "faces.npz", *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        return done.stderr
+
+    assert "give --commit" in refused()
+    assert "no weights file gone.h5" in refused("--commit", "c0ffee", "--backbone", "gone.h5")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "gpu.json").write_text("{}")
+    assert "results of an earlier run" in refused("--commit", "c0ffee")
+
+
+def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:
+    assert gpu_jobs.missing_weights([["none", ""]]) == ""
+    assert "gone.keras not found" in gpu_jobs.missing_weights(
+        [["none", ""], [str(tmp_path / "gone.keras"), ""]]
+    )
+    assert "gone.keras not found" in gpu_jobs.missing_weights([["none", str(tmp_path / "gone.keras")]])
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"checks": {"passed": True}, "speed": {}, "runs": [{"finished": True}]}, []),
+        ({"checks": {"passed": False}, "speed": {"log_end": "killed"}, "runs": [{"finished": False}]},
+         ["SPEED DID NOT END", "THE CHECKS DID NOT PASS", "NO TRAINING ENDED"]),
+        ({"checks": None, "speed": None, "runs": []},
+         ["CHECKS DID NOT END", "SPEED DID NOT END", "NO TRAINING ENDED"]),
+    ],
+)  # fmt: skip
+def test_what_failed_is_said_at_the_end(found: dict, told: list[str]) -> None:
+    assert list(gpu.failed(found, gpu.STAGES)) == told
+    assert list(gpu.failed({**found, "runs": []}, [])) == []
+
+
 def test_what_comes_back_are_curves_results_and_weights(results: Path) -> None:
     found = files.read_json(results / "gpu.json")
     done, stopped = found["runs"]
@@ -174,6 +214,34 @@ def test_a_training_that_diverges_in_its_first_epoch_says_so(
     }
     found = gpu_jobs.train(request, tmp_path)
     assert (found["finished"], found["rows"], found["log_end"]) == (False, [], "the loss became nan")
+
+
+def test_a_training_that_diverges_later_gives_the_best_epoch_that_it_had(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = Best((0.5, -1.0), patt_lite.build_patt_lite(image_size=80).get_weights(), 1, 80)
+    row = {"validation_accuracy": 0.5, "images_per_second": 9.0}
+
+    def diverge(*asked: Any) -> None:
+        asked[6].save(State(1, 1, False, [row], best, [], [], {}))
+        raise DivergedError("the loss became nan")
+
+    monkeypatch.setattr(gpu_jobs, "fit", diverge)
+    pack(tiny_dataset, tmp_path / "tiny.npz")
+    gpu.unpack(Packed.load(tmp_path / "tiny.npz"), tmp_path / "data.npz", quick=True)
+    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
+    request = {
+        "data": str(tmp_path / "data.npz"),
+        "quick": True,
+        "attention": run.attention,
+        "seed": run.seed,
+        "final": False,
+        "recipe": run.recipe.model_dump(mode="json"),
+        "until": math.inf,
+    }
+    found = gpu_jobs.train(request, tmp_path)
+    assert (found["finished"], found["best_epoch"], found["diverged"]) == (True, 1, "the loss became nan")
+    assert (tmp_path / "weights.npz").exists()
 
 
 def test_a_training_that_the_clock_ends_gives_the_best_epoch_that_it_had(
@@ -263,6 +331,15 @@ def test_what_cannot_be_vouched_for_is_not_taken_over(
     parameters(store, backbone="trained.keras")  # whose images the model would be said to have seen
     with pytest.raises(AdoptError, match=r"backbone: here trained\.keras, there none"):
         take(results, tiny_dataset)
+    (store / "teacher.keras").write_bytes(b"that saw other images")
+    learnt = {"teacher": "teacher.keras", "teacher_share": 0.5}
+    parameters(store, **learnt)
+    found = files.read_json(results / "gpu.json")
+    found["runs"][0]["recipe"] |= learnt
+    found["runs"][0]["teacher_sha256"] = "0" * 64
+    files.write_json(tmp_path / "learnt" / "gpu.json", found)
+    with pytest.raises(AdoptError, match=r"another teacher than teacher\.keras"):
+        take(tmp_path / "learnt", tiny_dataset)
     parameters(store)
     with pytest.raises(AdoptError, match="they were kept of quick-tiny-0"):
         take(results, tiny_dataset, "quick-tiny_with_ema-1")

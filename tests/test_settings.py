@@ -71,6 +71,9 @@ def test_the_published_recipe_is_kept() -> None:
         ({"recipes/fer2013/fine_tune/learning_rate": float("inf")}, "fine_tune.learning_rate"),
         ({"recipes/fer2013/fine_tune/unfreeze_layers": -1}, "fine_tune.unfreeze_layers"),
         ({"recipes/fer2013/augmentation/zoom": 1.0}, "augmentation.zoom"),
+        ({"recipes/original/accumulation_steps": 8}, "leaves one image to a batch norm"),
+        ({"recipes/fer2013/teacher_share": 0}, "leave teacher out"),
+        ({"evaluation/batch_size": 1}, "evaluation.batch_size"),
         ({"validation/blocking": ["blur"]}, "validation.blocking"),
     ],
 )

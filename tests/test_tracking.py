@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,28 @@ def test_a_process_killed_as_soon_as_its_run_exists_leaves_no_second_run_and_non
     with tracking.run("training", attempt="a") as run_id:
         assert run_id == left.info.run_id
     tracking.close_abandoned("never begun")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_process_told_to_end_while_its_run_is_made_leaves_none_that_claims_to_have_ended_well(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    mlflow = tracking.connect()
+    start, create = mlflow.start_run, mlflow.MlflowClient().create_run
+
+    def stopped(**asked: Any) -> None:
+        if when == "after":
+            start(**asked)
+        else:  # made, but not MLflow's open run yet
+            create(asked["experiment_id"], tags=asked["tags"])
+        raise tracking.Interrupted
+
+    monkeypatch.setattr(mlflow, "start_run", stopped)
+    with pytest.raises(tracking.Interrupted), tracking.run("training", attempt="a"):
+        pass
+    (left,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert left.info.status == "KILLED"
+    assert mlflow.active_run() is None
 
 
 def test_sigterm_raises_where_the_work_is() -> None:

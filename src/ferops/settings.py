@@ -249,6 +249,13 @@ class Recipe(Section):
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulation_steps} equal parts "
                 "(accumulation_steps)"
             )
+        if self.batch_size // self.accumulation_steps < 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} in {self.accumulation_steps} part(s) leaves one image to a "
+                "batch norm, which makes it zero, so that nothing is learned: two are the least"
+            )
+        if self.teacher is not None and self.teacher_share == 0:
+            raise ValueError("teacher_share is 0, so that the teacher teaches nothing: leave teacher out")
         if self.frozen.epochs + self.fine_tune.epochs == 0:
             raise ValueError("both stages have 0 epochs: nothing would be trained")
         return self
@@ -280,7 +287,7 @@ class VitSettings(Section):
 class EvaluationSettings(Section):
     """How a candidate is measured."""
 
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=2, description="images predicted together; alone, none could show a leak")
     bootstrap_samples: int = Field(2000, ge=100)
     confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     calibration_bins: int = Field(15, ge=2, description="equal-width bins, Guo et al. 2017")

@@ -102,33 +102,34 @@ def run(
     Raises:
         StoreError: if the run cannot be opened or ended.
     """
+    extra = dict(tags or {})
+    ends: str | None = None
     with written("then run the same command again"):
         mlflow = connect()
-        experiment_id = _experiment_id(mlflow, experiment)
-        extra = dict(tags or {})
-        ends: str | None = None
-        if attempt:
-            run_id, extra[ATTEMPT] = _begun(mlflow, attempt), attempt
-        elif run_id is not None:
-            ends = _status(mlflow, run_id)
-            if ends is None:
-                extra["ferops.continues"], run_id = run_id, None
-        if run_id is None:
-            tags = {**lineage(), **extra}
-            active = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags)
-        else:  # it keeps the commit and the parameters that began it
-            active = mlflow.start_run(run_id=run_id)
-            if ends:  # at once: should this process be killed, it stands
-                mlflow.MlflowClient().set_terminated(run_id, ends)
     try:
-        if run_id is not None:
-            with written("then run the same command again"):
+        with written("then run the same command again"):
+            experiment_id = _experiment_id(mlflow, experiment)
+            if attempt:
+                run_id, extra[ATTEMPT] = _begun(mlflow, attempt), attempt
+            elif run_id is not None:
+                ends = _status(mlflow, run_id)
+                if ends is None:
+                    extra["ferops.continues"], run_id = run_id, None
+            if run_id is None:
+                tags = {**lineage(), **extra}
+                active = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags)
+            else:  # it keeps the commit and the parameters that began it
+                active = mlflow.start_run(run_id=run_id)
+                if ends:  # at once: should this process be killed, it stands
+                    mlflow.MlflowClient().set_terminated(run_id, ends)
                 mlflow.set_tags(extra)
         yield str(active.info.run_id)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | Interrupted)
         with suppress(Exception):  # the error itself is what the user must see, not that it cannot be noted
             mlflow.end_run(ends or ("KILLED" if stopped else "FAILED"))
+            if stopped and attempt:  # while it was being opened: made, but not MLflow's open one yet
+                close_abandoned(attempt)
         raise
     with written("its results are whole, but the store may show the run as RUNNING"):
         mlflow.end_run(ends or "FINISHED")

@@ -122,6 +122,15 @@ def test_a_sound_model_is_told_that_the_order_does_not_matter(dataset: Dataset, 
     assert "70 of the 210 test images" in page
 
 
+def test_what_16_bits_round_is_no_leak_and_the_page_says_so(dataset: Dataset, workspace: Path) -> None:
+    images = keras.Input((48, 48, 3), dtype="uint8")
+    rounded = keras.layers.Rescaling(1.0, dtype="mixed_bfloat16")(reader()(images))
+    path = saved(keras.Model(images, rounded), workspace / "short.keras")
+    found = explain_file(path, dataset, SETTINGS, out=workspace / "out", images=14, batch_size=7)
+    assert (found.leaks, found.tolerance) == (False, 0.01)
+    assert "computes in 16 bits" in text_of(workspace / "out" / "batch_leak.html")
+
+
 def test_the_page_is_one_file_and_the_run_is_tracked(dataset: Dataset, workspace: Path) -> None:
     import mlflow
 

@@ -10,7 +10,7 @@ from fake_classifiers import planted_face
 from ferops.emotions import EMOTIONS
 from ferops.evaluation import metrics
 from ferops.models.classifier import Card, TrainingData
-from ferops.models.keras_classifier import UnusableModelError, load, refuse_misreading
+from ferops.models.keras_classifier import UnusableModelError, load, refuse_chance, refuse_misreading
 from keras_readers import reader
 
 ALPHABETICAL = tuple(sorted(EMOTIONS))
@@ -215,6 +215,38 @@ def test_a_model_that_is_read_right_or_is_bad_however_it_is_read_passes(tmp_path
     blind = image_to(7)
     blind.set_weights([np.zeros_like(weight) for weight in blind.get_weights()])
     refuse_misreading(load(saved(blind, tmp_path)), *faces())
+
+
+def test_a_model_that_cannot_be_read_otherwise_passes(tmp_path: Path) -> None:
+    """A root of the pixels, such as a gamma correction, is no number where they are read as -1 to 1."""
+    images = keras.Input((48, 48, 3))
+    answer = reader(dtype="float32")(keras.layers.ReLU()(keras.ops.sqrt(images) ** 2))
+    classifier = load(saved(keras.Model(images, answer), tmp_path))
+    refuse_misreading(classifier, *faces())
+
+
+def test_a_model_that_answers_by_chance_is_refused_and_one_in_16_bits_is_told(tmp_path: Path) -> None:
+    images = keras.Input((48, 48, 3))
+    noisy = keras.layers.Flatten()(keras.layers.Dropout(0.5)(images, training=True))
+    restless = load(saved(keras.Model(images, keras.layers.Dense(7)(noisy)), tmp_path))
+    with pytest.raises(UnusableModelError, match=r"differently each time.*training=False"):
+        refuse_chance(restless, faces()[0], 1e-4)
+    assert not restless.short_floats
+    steady = load(saved(reader(), tmp_path))
+    refuse_chance(steady, faces()[0], 1e-4)
+    short = keras.layers.Dense(7, activation="softmax", dtype="mixed_bfloat16")(
+        keras.layers.Flatten()(images)
+    )
+    assert load(saved(keras.Model(images, short), tmp_path)).short_floats
+
+
+def test_a_card_that_is_none_is_of_no_account_beside_a_file_and_an_error_in_a_models_folder(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "card.json").write_text('{"author": "somebody"}')
+    assert load(saved(reader(), tmp_path, "model.keras")).card.name == "model"
+    with pytest.raises(UnusableModelError):
+        load(tmp_path)
 
 
 def test_a_model_that_guesses_is_not_taken_for_misread_on_few_images(tmp_path: Path) -> None:

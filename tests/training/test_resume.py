@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from ferops import tracking
 from ferops.data.store import Dataset
 from ferops.models import patt_lite
+from ferops.models.classifier import Card, TrainingData
 from ferops.settings import Settings
 from ferops.training import checkpoint
 from ferops.training import train as training
@@ -168,7 +170,54 @@ def test_a_training_killed_twice_ends_like_an_unbroken_one_in_one_run(
     assert len({(metric.step, metric.value) for metric in history}) == len(by_step)
     assert sorted(by_step) == [1, 2, 3, 4, 5]
     assert json.loads((folder / "model" / "card.json").read_text())["mlflow_run_id"] == run["run_id"]
-    assert not list((folder / "checkpoints").rglob("state.npz"))  # nothing is left to go on with
+    # DVC, killed before it notes that the stage is done, throws the outcome away and asks again.
+    model, table = (folder / "model" / "model.keras").read_bytes(), (folder / "curves.csv").read_text()
+    shutil.rmtree(folder / "model")
+    (folder / "curves.csv").unlink()
+    said = finish(start(folder, tiny_dataset))
+    assert "this very training had ended" in said
+    assert "fine_tune" not in said
+    assert (folder / "curves.csv").read_text() == table
+    assert_same(folder, unbroken, tiny_dataset)
+    assert len(model) == (folder / "model" / "model.keras").stat().st_size
+    assert statuses(folder, monkeypatch) == ["FINISHED"]
+
+
+def test_a_finished_training_is_kept_until_the_next_and_trained_anew_where_its_outcome_is_in_place(
+    tmp_path: Path,
+) -> None:
+    state = State(0, 1, False, [], Best((0.5, -1.0), [np.zeros(3)], 1, 80), [], [], {})
+    closed: list[str] = []
+    for name in "ab":
+        with Checkpoint.claim(tmp_path, name * 64) as one:
+            tidy(tmp_path, closed.append)
+            one.begin({})
+            one.save(state)
+            assert one.finished is None
+            one.finish(f"run {name}")
+            assert (one.finished, one.load() is not None) == (f"run {name}", True)
+    assert [path.parent.name[0] for path in tmp_path.rglob("state.npz")] == ["b"]
+    assert closed == []  # its run has ended
+    card = Card("patt_lite", "patt_lite", 48, 1, TrainingData(known=False), mlflow_run_id="run b")
+    with Checkpoint.claim(tmp_path, "b" * 64) as one:
+        training._asked_again(one, tmp_path / "elsewhere")
+        assert one.load() is not None
+        card.save(tmp_path / "out" / "card.json")
+        training._asked_again(one, tmp_path / "out")
+        assert (one.load(), one.finished) == (None, None)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    with Checkpoint.claim(tmp_path, "a" * 64) as one:
+        one.save(State(0, 1, False, [], Best((0.5, -1.0), [np.zeros(3)], 1, 80), [], [], {}))
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(CheckpointError, match=r"state\.npz cannot be read .*Permission denied"):
+            one.load()
 
 
 @pytest.mark.parametrize("name", ["state.npz", "run.json"])
@@ -270,10 +319,15 @@ def test_unfinished_trainings_do_not_fill_the_disk(
             (one.folder / ".best.tmp-torn").mkdir()
             (one.folder / ".best.tmp-torn" / "model.keras").write_bytes(b"by another")
             os.utime(one.folder / "run.json", (age, age))
+            if name == "b":
+                (one.folder / "best").mkdir()
+                (one.folder / "best" / "model.keras").write_bytes(b"of one that diverged")
             if name == "a":  # the first to begin, and the last to finish an epoch
                 (one.folder / "state.npz").write_bytes(b"")
     tidy(tmp_path, lambda run_id: None)
-    assert sorted(folder.name[0] for folder in tmp_path.iterdir()) == ["a", "c"]
+    assert sorted(path.parent.name[0] for path in tmp_path.glob("*/run.json")) == ["a", "c"]
+    assert [path.parent.name[0] for path in tmp_path.glob("*/state.npz")] == ["a"]
+    assert (tmp_path / ("b" * 16) / "best" / "model.keras").exists()  # a message told to start from it
     assert "forgetting an unfinished training" in capsys.readouterr().err
     with Checkpoint.claim(tmp_path, "c" * 64) as one:
         assert not list(one.folder.glob(".*.tmp-*"))

@@ -144,6 +144,10 @@ def test_each_training_is_one_tracked_run_and_is_not_repeated(
     other = TINY.model_copy(update={"label_smoothing": 0.1})
     with pytest.raises(pytest.fail.Exception, match="trained again"):  # another recipe of the same name
         train_run(Run("tiny", "one", False, "feature", 3, other), *asked[1:])
+    older["weights"] = {"none": "0" * 64}
+    written.write_text(json.dumps(older))
+    with pytest.raises(pytest.fail.Exception, match="trained again"):  # from another file of the same name
+        train_run(*asked)
 
 
 def result(name: str, seed: int, accuracy: float | None, group: str = "one") -> Result:

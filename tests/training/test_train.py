@@ -19,7 +19,9 @@ from ferops.data.store import Dataset
 from ferops.evaluation import contamination
 from ferops.models import patt_lite
 from ferops.settings import DataSettings, Settings, SyntheticSettings
+from ferops.training import train as training
 from ferops.training.callbacks import Best, DivergedError, GrowImages, KeepBest, StopOnDivergence
+from ferops.training.fit import Fitted
 from ferops.training.teacher import TeacherError
 from ferops.training.train import seen_before, train
 
@@ -153,24 +155,19 @@ def test_a_diverging_loss_stops_the_run_and_leaves_the_old_model(
 def test_a_second_round_takes_over_the_backbone_and_what_it_saw(
     tiny_dataset: Dataset, tmp_path: Path, store: None
 ) -> None:
-    short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
-    train(
-        make_settings(**short),
-        tiny_dataset.folder,
-        tmp_path / "first",
-        tmp_path / "curves.csv",
-        tmp_path / "checkpoints",
-    )
-    listed = tmp_path / "first" / "trained_on.txt"
-    listed.write_text(listed.read_text() + "feedfacefeedfacefeedfacefeedface\n")
+    first = patt_lite.build_patt_lite(image_size=80)
+    (tmp_path / "first").mkdir()
+    first.save(tmp_path / "first" / "model.keras")
+    (tmp_path / "first" / "trained_on.txt").write_text("feedfacefeedfacefeedfacefeedface\n")
 
+    short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
     again = make_settings(backbone=str(tmp_path / "first" / "model.keras"), **short)
     card = train(
         again, tiny_dataset.folder, tmp_path / "second", tmp_path / "curves.csv", tmp_path / "checkpoints"
     )
     assert card.training_data.known
     assert "feedface" * 4 in (tmp_path / "second" / "trained_on.txt").read_text().split()
-    first, second = (patt_lite.load(tmp_path / name).model for name in ("first", "second"))
+    second = patt_lite.load(tmp_path / "second").model
     for old, new in zip(
         first.get_layer("base_model").get_weights(), second.get_layer("base_model").get_weights(), strict=True
     ):
@@ -186,7 +183,12 @@ def test_what_came_of_weights_of_unknown_images_stays_unknown_for_all_generation
     short = {"frozen": {"epochs": 1, "learning_rate": 1e-3}, "fine_tune": {"epochs": 0, "learning_rate": 1.0}}
     child = tmp_path / "child"
     places = tiny_dataset.folder, child, tmp_path / "curves.csv", tmp_path / "checkpoints"
-    card = train(make_settings(backbone=str(theirs), **short), *places)
+    row = {"epoch": 1, "stage": "frozen", "image_size": 80, "images_per_second": 9.0}
+    row |= dict.fromkeys(("train_accuracy", "validation_accuracy", "train_loss", "validation_loss"), 0.5)
+    as_built = Fitted(patt_lite.build_patt_lite(image_size=80), 1, [row])
+    with monkeypatch.context() as untrained:
+        untrained.setattr(training, "fit", lambda *_: as_built)
+        card = train(make_settings(backbone=str(theirs), **short), *places)
     assert not card.training_data.known
     found = contamination.measure(card, tiny_dataset, child)
     assert (found.known, found.share) == (False, None)
@@ -279,11 +281,14 @@ print(json.dumps(card.details["device"]))
 
 def test_the_same_code_trains_under_jax(tmp_path: Path, store: None) -> None:
     pytest.importorskip("jax")
-    # Every batch is full: JAX would compile a smaller one again.
+    # One stage and full batches: JAX would compile another one again.
+    settings = make_settings(
+        frozen={"epochs": 0, "learning_rate": 1.0}, fine_tune={**RECIPE["fine_tune"], "epochs": 1}
+    )
     synthetic = SyntheticSettings(train=70, validation=35, test=35)
     ingest(DataSettings(synthetic=synthetic), out=tmp_path / "dataset")
     done = subprocess.run(
-        [sys.executable, "-c", JAX, make_settings().model_dump_json(), str(tmp_path / "dataset")],
+        [sys.executable, "-c", JAX, settings.model_dump_json(), str(tmp_path / "dataset")],
         cwd=tmp_path,
         env={
             **os.environ,

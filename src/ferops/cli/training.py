@@ -72,6 +72,7 @@ def adopt(
     card = run_adoption(results, run, load_settings(), DATASET, MODEL, REPORTS / "learning_curves.csv")
     device = card.details["device"]["name"]
     typer.echo(f"{MODEL}: {run}, trained on {device}, MLflow run {card.mlflow_run_id}")
+    typer.echo("next: dvc commit --force train (else `dvc repro` trains in its place), then dvc repro")
 
 
 @app.command(epilog="Example: ferops evaluate patt_lite")

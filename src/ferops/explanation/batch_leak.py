@@ -30,7 +30,14 @@ from ferops.explanation.model import Demonstration, rewired, train_published_wir
 from ferops.explanation.neighbours import Rows, SharePoint, accuracy_by_share
 from ferops.explanation.result import COMPANIES, Answer, Example, Explanation, Gain, Measured
 from ferops.models.classifier import Images
-from ferops.models.keras_classifier import KerasClassifier, PixelRange, load, refuse_misreading
+from ferops.models.keras_classifier import (
+    ROUNDED,
+    KerasClassifier,
+    PixelRange,
+    load,
+    refuse_chance,
+    refuse_misreading,
+)
 from ferops.settings import Attention, EvaluationSettings, Settings
 
 #: At most so many images are predicted among each share of same-class neighbours; each costs 40 predictions.
@@ -44,6 +51,12 @@ READING_IMAGES = 210
 
 #: Test images, in one batch, on which a copy of a PAtt-Lite must answer as the model does.
 TRIED_IMAGES = 32
+
+#: Said of a model with layers in 16 bits.
+SHORT = (
+    f"The model computes in 16 bits: changes of a probability up to {ROUNDED} are taken for rounding, which "
+    "differs with the size of a batch. The gate allows less."
+)
 
 SUFFIXES = (".html", ".json", ".png", ".svg")
 
@@ -109,6 +122,7 @@ def explain(
 
     Raises:
         ValueError: fewer than two images, a batch of one, or answers that are no probabilities.
+        UnusableModelError: if the model answers the same batch differently each time.
     """
     from ferops.explanation import figures, page
 
@@ -142,7 +156,10 @@ def explain(
         ), answers
 
     # Before the long measurement: what a model is called does not tell whether it can have a twin.
-    attention = wiring(classifier, fetch(batch_invariance.stratified(labels, TRIED_IMAGES, seed)))
+    tried = fetch(batch_invariance.stratified(labels, TRIED_IMAGES, seed))
+    limit = max(settings.gate.invariance_tolerance, ROUNDED if classifier.short_floats else 0.0)
+    refuse_chance(classifier, tried, limit)
+    attention = wiring(classifier, tried)
     model, answers = measured(classifier, attention)
     twin = None
     if attention is not None:
@@ -153,8 +170,8 @@ def explain(
     with tracking.run("batch-leak", tags=tags) as run_id:
         explanation = Explanation(
             level=evaluation.confidence_level,
-            tolerance=settings.gate.invariance_tolerance,
-            leaks=model.invariance.max_difference > settings.gate.invariance_tolerance,
+            tolerance=limit,
+            leaks=model.invariance.max_difference > limit,
             synthetic=dataset.summary.synthetic or classifier.card.synthetic,
             source=dataset.summary.source,
             dataset_sha256=dataset.summary.sha256,
@@ -166,7 +183,7 @@ def explain(
             model_file=str(model_file) if model_file else None,
             pixels=classifier.pixels,
             mlflow_run_id=run_id,
-            notes=tuple(dataset.summary.notes),
+            notes=(*dataset.summary.notes, *([SHORT] if classifier.short_floats else [])),
         )
         positions = {identity: row for row, identity in enumerate(ids)}
         faces = {

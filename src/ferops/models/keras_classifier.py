@@ -78,6 +78,11 @@ class KerasClassifier:
         """Whether the input is of an integer type, so that its pixels can only be 0 to 255."""
         return "int" in self._dtype
 
+    @property
+    def short_floats(self) -> bool:
+        """Whether a layer computes in 16 bits: its rounding then depends on the size of the batch."""
+        return any(layer.compute_dtype in ("bfloat16", "float16") for layer in self.model._flatten_layers())
+
     def predict(self, images: Images, batch_size: int = 32) -> Predictions:
         """Classify uint8 `[N, side, side, 3]`, batches cut front to back; see `Classifier.predict`.
 
@@ -177,7 +182,7 @@ def load(
         raise UnusableModelError(f"Keras {keras.__version__} cannot load {file}: {reason(error)}") from error
     try:
         side, _ = input_size(model)
-        card = _card(file, model, side)
+        card = _card(file, model, side, asked=path.is_dir())
         return KerasClassifier(model, replace(card, own_labels=tuple(labels or card.own_labels)), pixels)
     except ValueError as error:
         raise UnusableModelError(f"{file} cannot be used: {error}") from error
@@ -202,7 +207,12 @@ def refuse_misreading(classifier: KerasClassifier, images: Images, labels: NDArr
     right: dict[tuple[tuple[str, ...], PixelRange], float] = {}
     for order, pixels in itertools.product({given[0], EMOTIONS, tuple(sorted(EMOTIONS))}, ranges):
         card = replace(classifier.card, own_labels=order)
-        answer = KerasClassifier(classifier.model, card, pixels).predict(images).probabilities
+        try:
+            answer = KerasClassifier(classifier.model, card, pixels).predict(images).probabilities
+        except UnusableModelError:  # a root or logarithm of pixels that this reading makes negative
+            if (order, pixels) == given:
+                raise
+            continue
         right[order, pixels] = float((answer.argmax(axis=1) == labels).mean())
     best = max(right, key=lambda reading: (right[reading], reading == given))
     guess = 1 / NUM_EMOTIONS
@@ -216,6 +226,27 @@ def refuse_misreading(classifier: KerasClassifier, images: Images, labels: NDArr
         )
 
 
+def refuse_chance(classifier: KerasClassifier, images: Images, tolerance: float) -> None:
+    """Say so when a model answers the same batch differently each time: nothing is said then of neighbours.
+
+    Args:
+        classifier: any.
+        images: uint8 `[N, side, side, 3]`, one batch.
+        tolerance: of a probability, between two calls.
+
+    Raises:
+        UnusableModelError: if its answers differ by more.
+    """
+    first, second = (classifier.predict(images, len(images)).probabilities for _ in range(2))
+    change = float(np.abs(first - second).max())
+    if change > tolerance:
+        raise UnusableModelError(
+            f"{classifier.card.name} answers the same images differently each time (by up to {change:.2g}): "
+            "it has dropout, noise or augmentation that is on when it predicts; save it with them off "
+            "(training=False)"
+        )
+
+
 def _nearly_one(sums: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.abs(sums - 1) <= ROUNDED
 
@@ -224,11 +255,25 @@ def _shown(shape: tuple[int | None, ...]) -> str:
     return f"[{', '.join('N' if size is None else str(size) for size in shape)}]"
 
 
-def _card(file: Path, model: keras.Model, side: int) -> Card:
-    """The card beside the file, else one that says what the file itself tells."""
+def _card(file: Path, model: keras.Model, side: int, asked: bool) -> Card:
+    """The card beside the file, else one that says what the file itself tells.
+
+    Args:
+        file: the model's.
+        model: of the file.
+        side: of its images.
+        asked: whether its folder was named, so that the card is its own. Beside a file lies what happens to.
+
+    Raises:
+        ValueError: if the folder that was named has something else as its card.
+    """
     beside = file.with_name("card.json")
     if beside.is_file():
-        return replace(Card.load(beside), input_side=side)
+        try:
+            return replace(Card.load(beside), input_side=side)
+        except ValueError:
+            if asked:
+                raise
     return Card(
         name=file.stem,
         kind="keras",

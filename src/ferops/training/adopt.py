@@ -133,8 +133,15 @@ def _inherited(run: Mapping[str, Any], recipe: Recipe) -> list[str] | None:
     """What the model has seen through its backbone and teacher, as `seen_before` tells it.
 
     Raises:
-        AdoptError: if the backbone here is not the one that was trained from.
+        AdoptError: if backbone or teacher here is not the one that was trained from.
     """
+    if recipe.teacher is not None:
+        here = Path(recipe.teacher)
+        if not here.is_file() or files.sha256(here) != run["teacher_sha256"]:
+            raise AdoptError(
+                f"{run['key']} learned from another teacher than {here}: let recipes.*.teacher name it, "
+                "with the list of the images that it saw beside it (trained_on.txt)"
+            )
     there = run["backbone"]
     if there is not None and there["imagenet"]:  # wherever the file lay
         recipe = recipe.model_copy(update={"backbone": "imagenet"})

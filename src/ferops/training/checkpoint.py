@@ -2,7 +2,7 @@
 
     >>> with Checkpoint.claim(Path("checkpoints"), identity) as checkpoint:  # doctest: +SKIP
     ...     fit(recipe, attention, seed, data, validation, checkpoint=checkpoint)
-    ...     checkpoint.clear()
+    ...     checkpoint.finish()
 
 A checkpoint holds everything that later epochs depend on: weights, the optimiser's variables (moments, step
 of the schedule, averaged weights), the state of every random generator, patience, curves and the best weights
@@ -15,7 +15,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,9 @@ from ferops.errors import reason
 from ferops.training.callbacks import Best, Row
 
 STATE, RUN, LOCK = "state.npz", "run.json", "lock"
+
+#: Key in `run.json` of a training that ended: its MLflow run.
+FINISHED = "finished"
 
 #: Unfinished trainings of other recipes, data or code that are kept; each takes some 20 MB.
 KEPT = 5
@@ -121,6 +124,16 @@ class Checkpoint:
             lock.release()
 
     @property
+    def finished(self) -> str | None:
+        """MLflow run of a training that ended and whose outcome was written; none of others."""
+        return (self.origin or {}).get(FINISHED)
+
+    def last_saved(self) -> float:
+        """When the training last came to something: its last epoch's end, or its beginning."""
+        state = self.folder / STATE
+        return (state if state.exists() else self.folder / RUN).stat().st_mtime
+
+    @property
     def origin(self) -> dict[str, str] | None:
         """What `begin` noted; none before the training began, or where it is damaged."""
         path = self.folder / RUN
@@ -184,19 +197,30 @@ class Checkpoint:
             ) from error
 
     def load(self) -> State | None:
-        """The last saved state, or none when no epoch was finished or the file is damaged."""
+        """The last saved state, or none when no epoch was finished or the file is damaged.
+
+        Raises:
+            CheckpointError: if the file cannot be read.
+        """
         path = self.folder / STATE
         if not path.exists():
             return None
         try:
-            return self._read(path)
+            content = path.read_bytes()
+        except OSError as error:  # it may be whole: the next epoch must not replace it
+            raise CheckpointError(
+                f"the checkpoint {path} cannot be read ({error}): let this user read it, or delete it to "
+                "start anew"
+            ) from error
+        try:
+            return self._read(content)
         except Exception as error:  # zipfile, zlib and numpy raise nearly anything on damaged bytes
             print(f"{path} is damaged ({reason(error)}): training starts anew", file=sys.stderr)
             return None
 
     @staticmethod
-    def _read(path: Path) -> State:
-        with np.load(path) as saved:
+    def _read(content: bytes) -> State:
+        with np.load(io.BytesIO(content)) as saved:
             meta = json.loads(str(saved["meta"]))
             groups = {
                 kind: [saved[f"{kind}_{i:03d}"] for i in range(count)]
@@ -215,42 +239,56 @@ class Checkpoint:
             meta["patience"],
         )
 
+    def finish(self, run_id: str) -> None:
+        """Note that the training is finished, and keep it until another begins (`tidy`).
+
+        Its outcome is written, but DVC may be killed before it notes so. It then throws the outcome away and
+        asks for it again: hours need not be repeated for that.
+
+        Args:
+            run_id: the training's MLflow run.
+        """
+        with suppress(OSError):  # a full disk: then it goes on from its last epoch, which is the end too
+            files.write_json(self.folder / RUN, {**(self.origin or {}), FINISHED: run_id})
+
     def clear(self) -> None:
-        """Forget the training: it is finished."""
+        """Forget the training."""
         for name in (STATE, RUN):
             (self.folder / name).unlink(missing_ok=True)
 
 
 def tidy(root: Path, close: Callable[[str], None]) -> None:
-    """Look after trainings that no process holds: close their MLflow runs, and keep only the newest states.
+    """Look after trainings that no process holds.
+
+    MLflow runs of unfinished ones are closed, and only the newest are kept; finished ones are forgotten. The
+    best epoch of one that diverged stays: its user was told to start from it.
 
     Args:
         root: folder of all checkpoints.
         close: called with the `attempt` of each, while it cannot be resumed by others.
     """
-    left: list[Path] = []
-    for folder in sorted(path.parent for path in root.glob(f"*/{RUN}")):
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        try:
-            if origin := Checkpoint(folder).origin:
-                close(origin["attempt"])
-            left.append(folder)
-        finally:
-            lock.release()
-    left.sort(key=_last_saved)
-    for folder in left[:-KEPT]:
-        print(f"{folder}: forgetting an unfinished training; {KEPT} newer ones are kept", file=sys.stderr)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _last_saved(folder: Path) -> float:
-    """When a training last came to something: its last epoch's end, or its beginning."""
-    state = folder / STATE
-    return (state if state.exists() else folder / RUN).stat().st_mtime
+    with ExitStack() as held:
+        unfinished: list[Checkpoint] = []
+        for folder in sorted(path.parent for path in root.glob(f"*/{RUN}")):
+            lock = FileLock(folder / LOCK)
+            try:
+                held.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                continue
+            checkpoint = Checkpoint(folder)
+            if checkpoint.finished:
+                checkpoint.clear()
+            elif (folder / RUN).exists():  # and not finished elsewhere meanwhile
+                if origin := checkpoint.origin:
+                    close(origin["attempt"])
+                unfinished.append(checkpoint)
+        unfinished.sort(key=Checkpoint.last_saved)
+        for checkpoint in unfinished[:-KEPT]:
+            print(
+                f"{checkpoint.folder}: forgetting an unfinished training; {KEPT} newer ones are kept",
+                file=sys.stderr,
+            )
+            checkpoint.clear()
 
 
 class Task(Protocol):

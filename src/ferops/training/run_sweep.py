@@ -26,7 +26,7 @@ from ferops.data.store import Dataset
 from ferops.settings import Recipe, Settings, TrainSettings
 from ferops.training.callbacks import DivergedError
 from ferops.training.sweep import Run
-from ferops.training.train import require_weights, train
+from ferops.training.train import require_weights, train, weights_of
 
 RESULT, CURVES = "result.json", "learning_curves.csv"
 
@@ -40,6 +40,7 @@ class Result(BaseModel):
         seed: of the training.
         recipe: complete, with the attention's wiring, as JSON.
         dataset_sha256: what it was trained on.
+        weights: backbone and teacher by their digests: another file may be given the same name.
         accuracy: best on validation, 0 to 1; none where the loss stopped being a number.
         best_epoch: which reached it; epochs count from 1.
         epochs: trained.
@@ -51,6 +52,7 @@ class Result(BaseModel):
     seed: int
     recipe: dict[str, Any]
     dataset_sha256: str
+    weights: dict[str, str | None] = {}
     accuracy: float | None = None
     best_epoch: int | None = None
     epochs: int | None = None
@@ -86,6 +88,7 @@ def train_run(run: Run, settings: Settings, dataset_dir: Path, out: Path, checkp
         seed=run.seed,
         recipe={**run.recipe.model_dump(mode="json"), "attention": run.attention},
         dataset_sha256=Dataset.open(dataset_dir).summary.sha256,
+        weights=weights_of(run.recipe),
     )
     folder = out / run.key
     if (folder / RESULT).exists():

@@ -11,6 +11,7 @@ validation accuracy, over both stages. A training that was killed goes on where 
 import csv
 import io
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -102,6 +103,8 @@ def train(
     tags = {"candidate": "patt_lite", "dataset": dataset.summary.source, **(tags or {})}
     with Checkpoint.claim(checkpoints, _identity(settings, dataset, device)) as checkpoint:
         tidy(checkpoints, tracking.close_abandoned)
+        if checkpoint.finished is not None:
+            _asked_again(checkpoint, out)
         begun = checkpoint.begin(lineage)
         lineage = {key: begun.get(key, value) for key, value in lineage.items()}
         with tracking.run(name, tags=tags, attempt=begun["attempt"]) as run_id:
@@ -120,17 +123,30 @@ def train(
                     f"the trained model cannot be written to {out} ({error}): make room, then train again; "
                     "no epoch is repeated"
                 ) from error
-        checkpoint.clear()
+        checkpoint.finish(run_id)
     return card
+
+
+def _asked_again(checkpoint: Checkpoint, out: Path) -> None:
+    """Train a finished training anew where its outcome is in place; where it is lost, say that it is kept."""
+    card = out / "card.json"
+    if card.exists() and Card.load(card).mlflow_run_id == checkpoint.finished:
+        checkpoint.clear()
+    else:
+        print(
+            f"this very training had ended: its outcome is written again, in the same MLflow run "
+            f"(to train anew, delete {checkpoint.folder})",
+            file=sys.stderr,
+        )
 
 
 def require_weights(recipe: Recipe) -> None:
     """Refuse a recipe whose backbone or teacher is no file that can be used, before any work.
 
     Raises:
-        BackboneUnavailableError, TeacherError: if it is none.
+        BackboneUnavailableError, TeacherError: if it is none, or cannot be downloaded.
     """
-    if recipe.backbone not in ("imagenet", "none"):
+    if recipe.backbone != "none":
         patt_lite.build_backbone(SMALLEST_IMAGE, recipe.backbone)
     if recipe.teacher is not None:
         teacher.load(Path(recipe.teacher))
@@ -196,6 +212,7 @@ def keep(
         details: for the card, in the place of what is known of this machine.
     """
     recipe = settings.recipe
+    digests = weights_of(recipe)
     card = Card(
         name="patt_lite",
         kind="patt_lite",
@@ -216,8 +233,8 @@ def keep(
             "attention": settings.train.attention,
             "recipe": settings.train.recipe,
             "image_size": fitted.model.get_layer("resize").height,
-            "backbone": _origin(recipe.backbone),
-            "teacher": None if recipe.teacher is None else _origin(recipe.teacher),
+            "backbone": {"weights": recipe.backbone, "sha256": digests[recipe.backbone]},
+            "teacher": recipe.teacher and {"weights": recipe.teacher, "sha256": digests[recipe.teacher]},
             "seed": settings.train.seed,
             "best_epoch": fitted.best_epoch,
             "device": asdict(device),
@@ -263,7 +280,7 @@ def _identity(settings: Settings, dataset: Dataset, device: Device) -> str:
         settings.train.attention,
         settings.train.seed,
         dataset.summary.sha256,
-        [_origin(weights) for weights in (recipe.backbone, recipe.teacher) if weights is not None],
+        weights_of(recipe),
         asdict(device),
         [keras.__version__, backend, np.__version__],
         [files.sha256(Path(module.__file__)) for module in CODE if module.__file__],
@@ -281,8 +298,11 @@ def _last_good(
     state = checkpoint.load()
     if state is None:
         return "No epoch had been finished"
-    with files.new_folder(checkpoint.folder / "best") as folder:
-        _save(finished(recipe, attention, state.best), folder, dataset, inherited)
+    try:
+        with files.new_folder(checkpoint.folder / "best") as folder:
+            _save(finished(recipe, attention, state.best), folder, dataset, inherited)
+    except OSError as error:
+        return f"Its best epoch's model cannot be written to {checkpoint.folder} ({error})"
     return (
         f"The best of {len(state.rows)} epochs (epoch {state.best.epoch}, validation accuracy "
         f"{state.best.score[0]:.3f}) is kept: to start from it, set backbone: "
@@ -290,10 +310,10 @@ def _last_good(
     )
 
 
-def _origin(weights: str) -> dict[str, str | None]:
-    """Where the first weights came from; a file by its digest, for its name may be given again."""
-    path = Path(weights)
-    return {"weights": weights, "sha256": files.sha256(path) if path.is_file() else None}
+def weights_of(recipe: Recipe) -> dict[str, str | None]:
+    """Backbone and teacher, if any, with a file's digest, for its name may be given again."""
+    named = [recipe.backbone] if recipe.teacher is None else [recipe.backbone, recipe.teacher]
+    return {name: files.sha256(Path(name)) if Path(name).is_file() else None for name in named}
 
 
 def seen_before(recipe: Recipe) -> list[str] | None:
