@@ -242,8 +242,7 @@ def refuse_chance(classifier: KerasClassifier, images: Images, tolerance: float)
     if change > tolerance:
         raise UnusableModelError(
             f"{classifier.card.name} answers the same images differently each time (by up to {change:.2g}): "
-            "it has dropout, noise or augmentation that is on when it predicts; save it with them off "
-            "(training=False)"
+            "it has dropout, noise or augmentation that is on when it predicts; save it without"
         )
 
 
