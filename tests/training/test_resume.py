@@ -170,17 +170,6 @@ def test_a_training_killed_twice_ends_like_an_unbroken_one_in_one_run(
     assert len({(metric.step, metric.value) for metric in history}) == len(by_step)
     assert sorted(by_step) == [1, 2, 3, 4, 5]
     assert json.loads((folder / "model" / "card.json").read_text())["mlflow_run_id"] == run["run_id"]
-    # DVC, killed before it notes that the stage is done, throws the outcome away and asks again.
-    model, table = (folder / "model" / "model.keras").read_bytes(), (folder / "curves.csv").read_text()
-    shutil.rmtree(folder / "model")
-    (folder / "curves.csv").unlink()
-    said = finish(start(folder, tiny_dataset))
-    assert "this very training had ended" in said
-    assert "fine_tune" not in said
-    assert (folder / "curves.csv").read_text() == table
-    assert_same(folder, unbroken, tiny_dataset)
-    assert len(model) == (folder / "model" / "model.keras").stat().st_size
-    assert statuses(folder, monkeypatch) == ["FINISHED"]
 
 
 def test_a_finished_training_is_kept_until_the_next_and_trained_anew_where_its_outcome_is_in_place(
@@ -334,7 +323,7 @@ def test_unfinished_trainings_do_not_fill_the_disk(
 
 
 def test_a_killed_training_that_nobody_resumes_is_not_left_running(
-    tiny_dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     monkeypatch.chdir(folder)
@@ -366,6 +355,21 @@ def test_a_killed_training_that_nobody_resumes_is_not_left_running(
     assert run.info.status == "FINISHED"
     assert len(client.search_runs([run.info.experiment_id])) == 1
     assert run.data.metrics["validation_accuracy"] == float(curves(folder)[0]["validation_accuracy"])
+
+    # DVC, killed before it notes that the stage is done, throws the outcome away and asks again.
+    table, answers = (folder / "curves.csv").read_text(), patt_lite.load(folder / "model").model.get_weights()
+    shutil.rmtree(folder / "model")
+    (folder / "curves.csv").unlink()
+    capsys.readouterr()
+    again = train(settings, tiny_dataset.folder, Path("model"), Path("curves.csv"), Path("checkpoints"))
+    said = capsys.readouterr().err
+    assert "this very training had ended" in said
+    assert "epoch 1/1" not in said
+    assert again.mlflow_run_id == card.mlflow_run_id
+    assert client.get_run(card.mlflow_run_id).info.status == "FINISHED"
+    assert (folder / "curves.csv").read_text() == table
+    for one, other in zip(patt_lite.load(folder / "model").model.get_weights(), answers, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_training_that_goes_on_in_another_store_has_its_whole_curve_there(
