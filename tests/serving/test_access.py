@@ -17,15 +17,18 @@ def inner():
         return PlainTextResponse("answered")
 
     return Starlette(
-        routes=[Route(path, answer) for path in ("/predict", "/metrics", "/livez", "/readyz", "/healthz")]
+        routes=[
+            Route(path, answer, methods=["GET", "POST"])
+            for path in ("/predict", "/metrics", "/livez", "/readyz", "/healthz")
+        ]
     )
 
 
-def ask(access, path="/predict", server=HERE, client=HERE, **headers):
+def ask(access, path="/predict", server=HERE, client=HERE, method="GET", **headers):
     async def placed(scope, receive, send):
         await access({**scope, "server": server, "client": client}, receive, send)
 
-    return TestClient(placed).get(path, headers=headers)
+    return TestClient(placed).request(method, path, headers=headers)
 
 
 @pytest.mark.parametrize("address", [HERE, IPV6, MAPPED])
@@ -69,9 +72,14 @@ def test_without_a_token_a_name_that_is_this_machines_own_is_answered(host):
     ],
 )
 def test_without_a_token_what_a_page_from_elsewhere_sends_is_refused(headers):
-    assert ask(Access(inner()), **headers).status_code == 401
+    assert ask(Access(inner()), method="POST", **headers).status_code == 401
     brought = {"authorization": "Bearer secret", **headers}
-    assert ask(Access(inner(), token="secret"), **brought).text == "answered"
+    assert ask(Access(inner(), token="secret"), method="POST", **brought).text == "answered"
+
+
+def test_a_link_on_a_page_from_elsewhere_leads_here():
+    """The monitor's reports are such pages: their sandbox gives them no origin."""
+    assert ask(Access(inner()), **{"sec-fetch-site": "cross-site"}).text == "answered"
 
 
 def test_everybody_is_answered_where_that_is_wanted():

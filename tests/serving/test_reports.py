@@ -202,6 +202,7 @@ def test_a_person_clicks_from_the_service_to_the_newest_report_and_back_through_
             ("a[href='../index.html']", "/monitoring/index.html"),
             (f"a[href='{OLD}/index.html']", f"/monitoring/{OLD}/index.html"),
         ):
+            page.wait(f'document.querySelector("{link}") !== null')
             page.evaluate(f'document.querySelector("{link}").click()')
             page.wait(f"location.pathname === '{arrived}' && document.readyState === 'complete'")
         page.look(375, 700)

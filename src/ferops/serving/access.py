@@ -3,8 +3,8 @@
 `bentoml serve` listens on every interface unless told otherwise, and the service cannot know what it was
 told. So each request is judged by the addresses of its own connection: one that came over loopback, from a
 client on loopback, is from this machine; a proxy in between that names its client does not change that.
-Browsers on this machine ask for whatever page they show: what another site's page sends, or what asks for
-this address under a public name (DNS rebinding), is not of this machine.
+Browsers on this machine ask for whatever page they show: what another site's page posts, or what asks
+for this address under a public name (DNS rebinding), is not of this machine.
 
 Links to the monitor's pages are followed by browsers, which send no bearer token: there, and for reading
 alone, the token is taken as a password too, which a browser asks for by itself.
@@ -83,7 +83,7 @@ class Access:
             return self._anybody or (
                 _is_loopback(scope.get("server"))
                 and _is_loopback(scope.get("client"))
-                and not _is_of_another_site(scope["headers"])
+                and not _is_of_another_site(scope)
             )
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = (given[0] if len(given) == 1 else b"").partition(b" ")
@@ -92,10 +92,11 @@ class Access:
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
 
 
-def _is_of_another_site(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether a browser sends this for a page from elsewhere."""
-    for name, value in headers:
-        if name == b"sec-fetch-site" and value == b"cross-site":
+def _is_of_another_site(scope: "Scope") -> bool:
+    """Whether a browser sends this for a page from elsewhere; such a page may link here, not read or send."""
+    reads = scope.get("method") in ("GET", "HEAD")  # the answer is kept from the page by the browser itself
+    for name, value in scope["headers"]:
+        if name == b"sec-fetch-site" and value == b"cross-site" and not reads:
             return True
         if name == b"host" and _is_public(value):
             return True
