@@ -39,11 +39,11 @@ clean:     ## remove the environment (results stay)
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	$(BIN)/pip install -q --no-compile --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --no-compile --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 # PyTorch and transformers are the yardstick of one test, so they are not pinned with the rest.
 $(VENV)/ready-dev: $(VENV)/ready requirements-parity.txt
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements-parity.txt
+	$(BIN)/pip install -q --no-compile --disable-pip-version-check -r requirements-parity.txt
 	@touch $@

@@ -134,6 +134,15 @@ def test_a_process_told_to_end_while_its_run_is_made_leaves_none_that_claims_to_
     assert mlflow.active_run() is None
 
 
+def test_a_run_of_the_callers_own_is_left_alone() -> None:
+    mlflow = tracking.connect()
+    with mlflow.start_run() as theirs:
+        with pytest.raises(tracking.StoreError, match="already active"), tracking.run("training"):
+            pass
+        assert mlflow.active_run().info.run_id == theirs.info.run_id
+        assert mlflow.get_run(theirs.info.run_id).info.status == "RUNNING"
+
+
 def test_sigterm_raises_where_the_work_is() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(tracking.Interrupted), tracking.sigterm_interrupts():

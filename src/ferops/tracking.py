@@ -106,6 +106,7 @@ def run(
     ends: str | None = None
     with written("then run the same command again"):
         mlflow = connect()
+    outer = mlflow.active_run()  # of whoever calls this inside a run of their own
     try:
         with written("then run the same command again"):
             experiment_id = _experiment_id(mlflow, experiment)
@@ -127,7 +128,8 @@ def run(
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | Interrupted)
         with suppress(Exception):  # the error itself is what the user must see, not that it cannot be noted
-            mlflow.end_run(ends or ("KILLED" if stopped else "FAILED"))
+            if mlflow.active_run() is not outer:
+                mlflow.end_run(ends or ("KILLED" if stopped else "FAILED"))
             if stopped and attempt:  # while it was being opened: made, but not MLflow's open one yet
                 close_abandoned(attempt)
         raise

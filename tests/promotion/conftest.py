@@ -26,6 +26,7 @@ def new_database(tmp_path, monkeypatch, empty_mlflow):
 def line(tmp_path, monkeypatch, new_database):
     monkeypatch.chdir(tmp_path)
     new_database()
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
     (tmp_path / "bento").mkdir()
     BentoMLContainer.model_store.set(ModelStore(tmp_path / "bento"))
     yield Line(tmp_path)

@@ -53,6 +53,18 @@ def test_the_registered_model_answers_through_mlflow(line):
     )
 
 
+def test_a_champion_is_found_though_a_bento_that_brought_a_model_looks_in_its_own_store_alone(line):
+    line.train_and_promote(seed=0)
+    champion = line.champion()
+    (line.folder / "home").mkdir()
+    (line.folder / "bento").rename(line.folder / "home" / "models")  # BENTOML_HOME's
+    (line.folder / "bento").mkdir()  # the Bento's, which has another model
+    assert OnnxClassifier(champion.folder()).self_check() < 1e-6
+    (line.folder / "home/models/fer-classifier" / champion.label / "model.yaml").write_text("")
+    with pytest.raises(NoChampionError, match="no intact fer-classifier"):
+        champion.folder()
+
+
 def test_a_verdict_on_reduced_precision_lies_beside_the_champion_and_is_no_part_of_it(line):
     package = line.train(seed=0)
     verdicts = write_verdict(line.folder / "variants", package)

@@ -56,7 +56,10 @@ def test_without_a_token_no_other_machine_is_answered(server, client):
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost:3000", "127.0.0.1:3000", "[::1]:3000", "LOCALHOST", "build-7:3000", "me.local", "127.0.0.1."],
+    [
+        *("localhost:3000", "127.0.0.1:3000", "[::1]:3000", "LOCALHOST", "build-7:3000", "127.0.0.1."),
+        *("me.local", "localhost.localdomain", "host.docker.internal:3000"),
+    ],
 )
 def test_without_a_token_a_name_that_is_this_machines_own_is_answered(host):
     assert ask(Access(inner()), host=host, **{"sec-fetch-site": "same-origin"}).text == "answered"
@@ -72,7 +75,9 @@ def test_without_a_token_a_name_that_is_this_machines_own_is_answered(host):
     ],
 )
 def test_without_a_token_what_a_page_from_elsewhere_sends_is_refused(headers):
-    assert ask(Access(inner()), method="POST", **headers).status_code == 401
+    refused = ask(Access(inner()), method="POST", **headers)
+    assert refused.status_code == 401
+    assert "public name in the Host header" in refused.json()["message"]
     brought = {"authorization": "Bearer secret", **headers}
     assert ask(Access(inner(), token="secret"), method="POST", **brought).text == "answered"
 

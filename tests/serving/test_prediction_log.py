@@ -192,6 +192,35 @@ def test_with_disk_durability_nothing_returns_before_the_disk_has_it(tmp_path, m
     assert syncs == [True] * 20
 
 
+def test_a_folder_around_the_log_that_is_not_ours_to_open_keeps_nothing_from_being_logged(
+    tmp_path, monkeypatch
+):
+    synced, sync = [], prediction_log._sync_folder
+
+    def of_root(folder):
+        synced.append(folder)
+        if folder == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        sync(folder)
+
+    monkeypatch.setattr(prediction_log, "_sync_folder", of_root)
+    log = PredictionLog(tmp_path / "log", durability="disk")
+    assert log.predictions([a_prediction(1)])
+    assert tmp_path in synced
+    assert log.failed == 0
+
+
+def test_a_folder_that_cannot_be_synced_leaves_no_file_open(tmp_path, monkeypatch):
+    def broken(folder):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(prediction_log, "_sync_folder", broken)
+    log = PredictionLog(tmp_path, durability="disk")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert [log.predictions([a_prediction(n)]) for n in range(3)] == [False] * 3
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_disk_that_does_not_sync_is_a_failure(tmp_path, monkeypatch):
     def broken(handle):
         raise OSError("input/output error")

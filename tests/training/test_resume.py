@@ -189,8 +189,13 @@ def test_a_finished_training_is_kept_until_the_next_and_trained_anew_where_its_o
     assert closed == []  # its run has ended
     card = Card("patt_lite", "patt_lite", 48, 1, TrainingData(known=False), mlflow_run_id="run b")
     with Checkpoint.claim(tmp_path, "b" * 64) as one:
+        attempt = one.begin({})["attempt"]
         training._asked_again(one, tmp_path / "elsewhere")
-        assert one.load() is not None
+        assert (one.load() is not None, one.finished) == (True, None)
+    tidy(tmp_path, closed.append)  # killed while it wrote its outcome again: that is still to be done
+    assert (closed, one.load() is not None) == ([attempt], True)
+    with Checkpoint.claim(tmp_path, "b" * 64) as one:
+        one.finish("run b")
         card.save(tmp_path / "out" / "card.json")
         training._asked_again(one, tmp_path / "out")
         assert (one.load(), one.finished) == (None, None)

@@ -16,9 +16,6 @@ from ferops import files
 
 POINTER_FILE = "champion.json"
 
-#: BentoML's own file in a stored model's folder; all else there is the package.
-BENTO_FILE = "model.yaml"
-
 #: Earlier champions that the pointer remembers: how many rollbacks are possible.
 REMEMBERED = 20
 
@@ -115,14 +112,14 @@ class Champion:
             NoChampionError: if the store does not have it.
         """
         import bentoml
+        from bentoml._internal.models import ModelStore  # it is public nowhere
 
         with suppress(bentoml.exceptions.BentoMLException):
             return Path(bentoml.models.get(self.bento_tag).path)
         # A Bento that brought a model looks in its own store alone, but `ferops promote` fills the machine's.
         home = Path(os.environ.get("BENTOML_HOME") or "~/bentoml").expanduser()
-        folder = home / "models" / self.bento_tag.replace(":", "/")
-        if (folder / BENTO_FILE).is_file():
-            return folder
+        with suppress(bentoml.exceptions.BentoMLException):
+            return Path(ModelStore(home / "models").get(self.bento_tag).path)
         raise NoChampionError(
             f"BentoML's model store has no intact {self.bento_tag}, which the champion pointer names: "
             "run `ferops promote` to put it back"

@@ -23,7 +23,7 @@ from ferops import files, tracking
 from ferops.models.classifier import Card
 from ferops.models.onnx import CARD_FILE, MODEL_FILE, OnnxClassifier
 from ferops.promotion import versions
-from ferops.promotion.champion import BENTO_FILE, Champion, NoChampionError, load_champion
+from ferops.promotion.champion import Champion, NoChampionError, load_champion
 from ferops.promotion.variants import VARIANTS_FILE, carry_over, load_variants
 
 CHAMPION = "champion"
@@ -102,8 +102,9 @@ def promote(decision: Path, packages: Path, registry: Path, report: Path) -> Pro
         outcome = _carry_out(verdict, packages, registry, verdicts)
         if champion := load_champion(registry):
             carry_over(verdicts, champion.folder())  # it may have been judged since it was promoted
-            if (known := load_variants(champion.folder())).judged:
-                known.save(registry / VERDICTS / champion.package_sha256)
+            with suppress(ValueError):  # unreadable ones are none
+                if (known := load_variants(champion.folder())).judged:
+                    known.save(registry / VERDICTS / champion.package_sha256)
     files.write_json(report, asdict(outcome))
     return outcome
 
@@ -408,5 +409,5 @@ def _in_store(champion: Champion) -> Path | None:
         folder = champion.folder()
     except NoChampionError:
         return None
-    digest = files.sha256(folder, ignore=(BENTO_FILE, VARIANTS_FILE))
+    digest = files.sha256(folder, ignore=(versions.BENTO_FILE, VARIANTS_FILE))
     return folder if digest == champion.package_sha256 else None

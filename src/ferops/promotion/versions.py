@@ -14,13 +14,15 @@ from typing import Any
 from ferops import tracking
 from ferops.models.classifier import Card
 from ferops.models.onnx import CARD_FILE, MODEL_FILE
-from ferops.promotion.champion import BENTO_FILE
 
 #: Tag of a model version that holds its package's digest.
 DIGEST_TAG = "package_sha256"
 
 #: Tag of a model version that holds the gate's last decision on it: `promote` or `keep`.
 GATE_TAG = "gate"
+
+#: BentoML's own file in a stored model's folder; all else there is the package.
+BENTO_FILE = "model.yaml"
 
 
 def connect() -> Any:

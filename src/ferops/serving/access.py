@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 #: same wherever the service runs: a browser brings no token before it has shown a page that asks for one.
 OPEN = frozenset({"/healthz", "/livez", "/readyz", *PUBLIC})
 
+#: Endings of names that no public DNS gives (RFC 6761, RFC 6762, ICANN's `internal`, /etc/hosts of Red Hat).
+NOT_PUBLIC = (".localhost", ".localdomain", ".local", ".internal")
+
 logger = logging.getLogger("bentoml.ferops")
 
 
@@ -63,7 +66,12 @@ class Access:
         if scope["type"] not in ("http", "websocket") or scope["path"] in OPEN or self._may_ask(scope):
             await self.app(scope, receive, send)
             return
-        if self._token is None:
+        if self._token is None and _is_local(scope):
+            message = (
+                "without FEROPS_TOKEN this service takes nothing that another site's page posts, and no "
+                "public name in the Host header: ask for localhost"
+            )
+        elif self._token is None:
             message = "this service answers its own machine only: it was started without FEROPS_TOKEN"
             if not self._warned:
                 logger.warning(
@@ -80,16 +88,17 @@ class Access:
 
     def _may_ask(self, scope: "Scope") -> bool:
         if self._token is None:
-            return self._anybody or (
-                _is_loopback(scope.get("server"))
-                and _is_loopback(scope.get("client"))
-                and not _is_of_another_site(scope)
-            )
+            return self._anybody or (_is_local(scope) and not _is_of_another_site(scope))
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = (given[0] if len(given) == 1 else b"").partition(b" ")
         if scheme.lower() == b"basic" and _is_report(scope):
             return hmac.compare_digest(_password(token), self._token)
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+
+
+def _is_local(scope: "Scope") -> bool:
+    """Whether it came over loopback, from a client on loopback."""
+    return _is_loopback(scope.get("server")) and _is_loopback(scope.get("client"))
 
 
 def _is_of_another_site(scope: "Scope") -> bool:
@@ -111,7 +120,7 @@ def _is_public(host: bytes) -> bool:
         name = (urlsplit(f"//{host.decode('latin-1')}").hostname or "").rstrip(".")
         ipaddress.ip_address(name)
     except ValueError:
-        return "." in name and not name.endswith((".localhost", ".local"))
+        return "." in name and not name.endswith(NOT_PUBLIC)
     return False
 
 

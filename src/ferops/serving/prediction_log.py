@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,10 +131,20 @@ class PredictionLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             if self._to_disk:
-                for folder in (path.parent, path.parent.parent, self.folder, self.folder.resolve().parent):
-                    _sync_folder(folder)  # or the file itself is gone after a power cut
+                self._sync_folders(path, handle)
             current = self._open[kind] = _OpenFile(key, handle)
         return current
+
+    def _sync_folders(self, path: Path, handle: int) -> None:
+        """Or the file itself is gone after a power cut."""
+        try:
+            for folder in (path.parent, path.parent.parent, self.folder):
+                _sync_folder(folder)
+        except OSError:
+            os.close(handle)
+            raise
+        with suppress(OSError):  # somebody else's: it may not be for this user to open
+            _sync_folder(self.folder.resolve().parent)
 
 
 class _OpenFile:

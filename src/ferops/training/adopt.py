@@ -80,6 +80,8 @@ def adopt(
         "versions": run["versions"],
         "adopted": {
             "run": key,
+            "ended_by_the_clock": run["ended_by_the_clock"],
+            "diverged": run["diverged"],
             "results_sha256": files.sha256(results / "gpu.json"),
             "weights_sha256": files.sha256(weights),
             "source_sha256": about["source_sha256"],

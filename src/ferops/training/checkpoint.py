@@ -15,7 +15,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,12 +114,9 @@ class Checkpoint:
         except OSError as error:
             raise _unwritable(folder, error) from error
         try:
-            for torn in folder.glob(".*.tmp-*"):  # files and folders that a killed process was writing
-                if torn.is_dir():
-                    shutil.rmtree(torn, ignore_errors=True)
-                else:
-                    torn.unlink(missing_ok=True)
-            yield Checkpoint(folder)
+            checkpoint = Checkpoint(folder)
+            checkpoint.sweep_up()
+            yield checkpoint
         finally:
             lock.release()
 
@@ -251,8 +248,29 @@ class Checkpoint:
         with suppress(OSError):  # a full disk: then it goes on from its last epoch, which is the end too
             files.write_json(self.folder / RUN, {**(self.origin or {}), FINISHED: run_id})
 
+    def reopen(self) -> None:
+        """Note that the training is not finished: its outcome was lost, and is to be written again.
+
+        Raises:
+            CheckpointError: if it cannot be noted.
+        """
+        noted = {key: value for key, value in (self.origin or {}).items() if key != FINISHED}
+        try:
+            files.write_json(self.folder / RUN, noted)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def sweep_up(self) -> None:
+        """Remove files and folders that a killed process was writing."""
+        for torn in self.folder.glob(".*.tmp-*"):
+            if torn.is_dir():
+                shutil.rmtree(torn, ignore_errors=True)
+            else:
+                torn.unlink(missing_ok=True)
+
     def clear(self) -> None:
-        """Forget the training."""
+        """Forget the training, all but the best model of one that diverged."""
+        self.sweep_up()
         for name in (STATE, RUN):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -267,28 +285,40 @@ def tidy(root: Path, close: Callable[[str], None]) -> None:
         root: folder of all checkpoints.
         close: called with the `attempt` of each, while it cannot be resumed by others.
     """
-    with ExitStack() as held:
-        unfinished: list[Checkpoint] = []
-        for folder in sorted(path.parent for path in root.glob(f"*/{RUN}")):
-            lock = FileLock(folder / LOCK)
-            try:
-                held.enter_context(lock.acquire(timeout=0))
-            except Timeout:
+    unfinished: list[tuple[float, Path]] = []
+    for folder in sorted(path.parent for path in root.glob(f"*/{RUN}")):
+        with _held(folder) as checkpoint:
+            if checkpoint is None:
                 continue
-            checkpoint = Checkpoint(folder)
             if checkpoint.finished:
                 checkpoint.clear()
-            elif (folder / RUN).exists():  # and not finished elsewhere meanwhile
-                if origin := checkpoint.origin:
-                    close(origin["attempt"])
-                unfinished.append(checkpoint)
-        unfinished.sort(key=Checkpoint.last_saved)
-        for checkpoint in unfinished[:-KEPT]:
-            print(
-                f"{checkpoint.folder}: forgetting an unfinished training; {KEPT} newer ones are kept",
-                file=sys.stderr,
-            )
-            checkpoint.clear()
+                continue
+            if origin := checkpoint.origin:
+                close(origin["attempt"])
+            unfinished.append((checkpoint.last_saved(), folder))
+    for saved, folder in sorted(unfinished)[:-KEPT]:
+        with _held(folder) as checkpoint:
+            if checkpoint is not None and checkpoint.last_saved() == saved:  # nobody went on with it
+                print(
+                    f"{folder}: forgetting an unfinished training; {KEPT} newer ones are kept",
+                    file=sys.stderr,
+                )
+                checkpoint.clear()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[Checkpoint | None]:
+    """The training of a folder, held while it is looked at; none where a process holds it or it is gone."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield None
+        return
+    try:
+        yield Checkpoint(folder) if (folder / RUN).exists() else None
+    finally:
+        lock.release()
 
 
 class Task(Protocol):

@@ -132,6 +132,8 @@ def _same(found: Result, asked: Result) -> bool:
         recipe = Recipe.model_validate(held).model_dump(mode="json") | wiring
     except ValidationError:  # it names settings that there are no longer
         return False
+    if "weights" not in found.model_fields_set:  # nobody noted which files they were
+        found = found.model_copy(update={"weights": asked.weights})
     outcome = {name: getattr(asked, name) for name in ("accuracy", "best_epoch", "epochs", "mlflow_run_id")}
     return found.model_copy(update={"recipe": recipe, **outcome}) == asked
 

@@ -38,6 +38,7 @@ from ferops.training import (
     schedule,
     teacher,
 )
+from ferops.training import device as devices
 from ferops.training import fit as fitting
 from ferops.training.callbacks import DivergedError, Row
 from ferops.training.checkpoint import Checkpoint, CheckpointError, identity, tidy
@@ -56,6 +57,7 @@ CODE = (
     batches,
     callbacks,
     decoding,
+    devices,
     fitting,
     resident,
     schedule,
@@ -133,6 +135,7 @@ def _asked_again(checkpoint: Checkpoint, out: Path) -> None:
     if card.exists() and Card.load(card).mlflow_run_id == checkpoint.finished:
         checkpoint.clear()
     else:
+        checkpoint.reopen()
         print(
             f"this very training had ended: its outcome is written again, in the same MLflow run "
             f"(to train anew, delete {checkpoint.folder})",
