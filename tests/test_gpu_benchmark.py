@@ -69,13 +69,29 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Callabl
     return tmp_path
 
 
+def miniature(dataset: Dataset, folder: Path, **changes: Any) -> dict[str, Any]:
+    """What a job of the miniature's first training is asked, in a folder that gets its data."""
+    pack(dataset, folder / "tiny.npz")
+    gpu.unpack(Packed.load(folder / "tiny.npz"), folder / "data.npz", quick=True)
+    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
+    return {
+        "data": str(folder / "data.npz"),
+        "quick": True,
+        "attention": run.attention,
+        "seed": run.seed,
+        "final": run.final,
+        "recipe": run.recipe.model_dump(mode="json"),
+        "until": math.inf,
+        **changes,
+    }
+
+
 @pytest.fixture(scope="module")
 def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run of one short training leaves, made in this process."""
     folder = tmp_path_factory.mktemp("gpu")
-    pack(tiny_dataset, folder / "tiny.npz")
-    gpu.unpack(Packed.load(folder / "tiny.npz"), folder / "data.npz", quick=True)
-    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
+    request = miniature(tiny_dataset, folder)
+    run, killed = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)
     arguments = argparse.Namespace(seconds=100.0, out=folder / "results", keep=1, workers=1)
     arguments.out.mkdir()
     about = {
@@ -88,15 +104,6 @@ def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
     bench = gpu.Bench(arguments, folder, about)
     job = gpu.Job(run.key, folder / run.key, {}, started=time.monotonic())
     job.folder.mkdir()
-    request = {
-        "data": str(folder / "data.npz"),
-        "quick": True,
-        "attention": run.attention,
-        "seed": run.seed,
-        "final": run.final,
-        "recipe": run.recipe.model_dump(mode="json"),
-        "until": math.inf,
-    }
     outcome = gpu_jobs.train(request, job.folder)
     # The miniature validates on a part; the whole is what a real run measures.
     weights = [value.astype(np.float32) for value in np.load(job.folder / "weights.npz").values()]
@@ -107,7 +114,6 @@ def results(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
     outcome["validation_float32"]["accuracy"] = float(right.mean())
     files.write_json(job.folder / "result.json", outcome)
     bench.keep(run, job)
-    killed = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[1]
     stopped = gpu.Job(killed.key, folder / killed.key, {}, started=time.monotonic())
     stopped.folder.mkdir()
     (stopped.folder / "log.txt").write_text("stopped")
@@ -201,18 +207,7 @@ def test_a_training_that_diverges_in_its_first_epoch_says_so(
         raise DivergedError("the loss became nan")
 
     monkeypatch.setattr(gpu_jobs, "fit", diverge)
-    pack(tiny_dataset, tmp_path / "tiny.npz")
-    gpu.unpack(Packed.load(tmp_path / "tiny.npz"), tmp_path / "data.npz", quick=True)
-    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
-    request = {
-        "data": str(tmp_path / "data.npz"),
-        "quick": True,
-        "attention": run.attention,
-        "seed": run.seed,
-        "recipe": run.recipe.model_dump(mode="json"),
-        "until": math.inf,
-    }
-    found = gpu_jobs.train(request, tmp_path)
+    found = gpu_jobs.train(miniature(tiny_dataset, tmp_path, final=False), tmp_path)
     assert (found["finished"], found["rows"], found["log_end"]) == (False, [], "the loss became nan")
 
 
@@ -227,19 +222,7 @@ def test_a_training_that_diverges_later_gives_the_best_epoch_that_it_had(
         raise DivergedError("the loss became nan")
 
     monkeypatch.setattr(gpu_jobs, "fit", diverge)
-    pack(tiny_dataset, tmp_path / "tiny.npz")
-    gpu.unpack(Packed.load(tmp_path / "tiny.npz"), tmp_path / "data.npz", quick=True)
-    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
-    request = {
-        "data": str(tmp_path / "data.npz"),
-        "quick": True,
-        "attention": run.attention,
-        "seed": run.seed,
-        "final": False,
-        "recipe": run.recipe.model_dump(mode="json"),
-        "until": math.inf,
-    }
-    found = gpu_jobs.train(request, tmp_path)
+    found = gpu_jobs.train(miniature(tiny_dataset, tmp_path, final=False), tmp_path)
     assert (found["finished"], found["best_epoch"], found["diverged"]) == (True, 1, "the loss became nan")
     assert (tmp_path / "weights.npz").exists()
 
@@ -247,20 +230,8 @@ def test_a_training_that_diverges_later_gives_the_best_epoch_that_it_had(
 def test_a_training_that_the_clock_ends_gives_the_best_epoch_that_it_had(
     tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    pack(tiny_dataset, tmp_path / "tiny.npz")
-    gpu.unpack(Packed.load(tmp_path / "tiny.npz"), tmp_path / "data.npz", quick=True)
-    run = read_sweep(SWEEP, ["quick"], load_settings(PARAMS).recipes)[0]
-    recipe = run.recipe.model_dump(mode="json")
-    recipe["fine_tune"]["epochs"] = 50
-    request = {
-        "data": str(tmp_path / "data.npz"),
-        "quick": True,
-        "attention": run.attention,
-        "seed": run.seed,
-        "final": False,
-        "recipe": recipe,
-        "until": 0.0,
-    }
+    request = miniature(tiny_dataset, tmp_path, final=False, until=0.0)
+    request["recipe"]["fine_tune"]["epochs"] = 50
     found = gpu_jobs.train(request, tmp_path)
     assert (found["finished"], found["ended_by_the_clock"]) == (True, True)
     assert (len(found["rows"]), found["best_epoch"]) == (1, 1)
