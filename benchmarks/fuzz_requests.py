@@ -150,7 +150,7 @@ def feedback(draw: st.DrawFn) -> Sent:
         damaged(body), st.binary(max_size=99), st.sampled_from([b"[" * 4000, b"9" * 4096, b"{" * 5000])
     )
     body = draw(st.one_of(st.just(body), st.just(body), odd))
-    kind = draw(st.sampled_from([*[b"application/json"] * 5, b"Application/JSON; charset=utf-8", *KINDS]))
+    kind = draw(st.sampled_from([*[b"application/json"] * 40, b"Application/JSON; charset=utf-8", *KINDS]))
     return Sent(
         "POST",
         "/feedback",

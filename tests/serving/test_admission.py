@@ -129,15 +129,18 @@ def test_a_request_that_announces_too_much_is_refused_before_it_is_sent(slow):
     assert held().bytes == 0
 
 
-@pytest.mark.parametrize("route", ["/predict", "/feedback"])
-def test_a_client_that_does_not_finish_is_given_up(slow, route):
+@pytest.mark.parametrize(
+    "route, kind",
+    [("/predict", "multipart/form-data; boundary=b"), ("/feedback", "application/json")],
+)
+def test_a_client_that_does_not_finish_is_given_up(slow, route, kind):
     async def half_a_request():
         yield b'--b\r\nContent-Disposition: form-data; name="images"; filename="f"\r\n\r\n'
         await asyncio.sleep(60)
 
     async def story():
         async with client() as http:
-            headers = {"content-type": "multipart/form-data; boundary=b"}
+            headers = {"content-type": kind}
             response = await http.post(route, content=half_a_request(), headers=headers)
             assert (response.status_code, response.json()["code"]) == (408, "timeout")
             assert response.headers["connection"] == "close"
