@@ -79,6 +79,10 @@ def test_a_verdict_on_reduced_precision_lies_beside_the_champion_and_is_no_part_
     line.promote()
     assert load_variants(champion.folder()) == later
 
+    (champion.folder() / "variants.json").write_text("{")  # damaged: written over
+    line.promote()
+    assert load_variants(champion.folder()) == later
+
     write_verdict(line.folder / "variants", package, model_sha256="0" * 64)
     line.promote()
     assert load_variants(champion.folder()) == later

@@ -8,6 +8,7 @@ out. `ferops.promotion.judge_variants` makes them, `ferops.serving.runtime` obey
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,13 @@ def load_variants(folder: Path) -> Variants:
 def carry_over(source: Path | None, folder: Path) -> bool:
     """Put the verdicts of `source` (a folder) beside the model in `folder`, if they are on this very model.
 
+    What lies there and cannot be read is written over.
+
     Returns:
         Whether anything was written; without a source nothing is.
 
     Raises:
-        ValueError: if either folder's `variants.json` is not one that `Variants.save` wrote.
+        ValueError: if the source's `variants.json` is not one that `Variants.save` wrote.
     """
     found = load_variants(source) if source is not None else Variants()
     if not found.judged:
@@ -124,7 +127,8 @@ def carry_over(source: Path | None, folder: Path) -> bool:
     digest = files.sha256(folder / MODEL_FILE)
     if any(variant.model_sha256 != digest for variant in found.judged.values()):
         return False
-    if load_variants(folder) == found:
-        return False
+    with suppress(ValueError):
+        if load_variants(folder) == found:
+            return False
     found.save(folder)
     return True
