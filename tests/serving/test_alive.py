@@ -1,5 +1,7 @@
 """A real server under load: new champions, strangers, too much to do, signals. No request is lost."""
 
+import functools
+import itertools
 import shutil
 import signal
 import threading
@@ -11,6 +13,9 @@ import psutil
 import pytest
 
 from ferops import files
+from ferops.data import images as pixels
+from ferops.emotions import EMOTIONS
+from ferops.models.onnx import OnnxClassifier
 from ferops.promotion.champion import Champion
 from ferops.serving.log_reader import read_predictions
 from ferops.serving.shadow import read_agreements
@@ -55,7 +60,8 @@ class Load:
                     self.broken.append(error)
                     return
                 if response.status_code == 200:
-                    self.answered.append(response.json()["predictions"])
+                    said = response.json()["predictions"]
+                    self.answered.append([{**one, "picture": seed + n} for n, one in enumerate(said)])
                 else:
                     self.refused[response.status_code] += 1
 
@@ -74,6 +80,7 @@ class Registry:
 
     def __init__(self, folder):
         self.folder = folder
+        self.stored = {}
         self.environment = {
             "BENTOML_HOME": str(folder / "bentoml"),
             "FEROPS_REGISTRY_DIR": str(folder / "registry"),
@@ -90,6 +97,7 @@ class Registry:
             tiny_onnx(package / "model.onnx", seed=version + 1)
         stored = self.folder / "bentoml" / "models" / "fer-classifier" / label
         shutil.copytree(package, stored)
+        self.stored[label] = stored
         (stored / "model.yaml").write_text(MODEL_YAML.format(label=label))
         tag = f"fer-classifier:{label}"
         Champion("fer-classifier", str(version), tag, "d" * 64, "run", "patt_lite", "", True).save(
@@ -158,6 +166,18 @@ def test_champions_take_over_under_load_without_a_failed_request(tmp_path):
         answered_by = set.union(*versions)
         assert {release, second, fourth} <= answered_by <= {release, first, second, fourth}
         assert broken not in answered_by
+        models = {label: OnnxClassifier(registry.stored[label]) for label in answered_by - {release}}
+
+        @functools.cache
+        def expected(label, picture):
+            faces = pixels.faces([png(picture)], models[label].card.input_side)
+            return dict(zip(EMOTIONS, models[label].predict(faces).probabilities[0].tolist(), strict=True))
+
+        assert expected(second, 0) != pytest.approx(expected(fourth, 0), abs=1e-3)
+        for one in itertools.chain.from_iterable(load.answered):
+            if one["model_version"] != release:  # who is named is who answered
+                label, picture = one["model_version"], one["picture"]
+                assert one["probabilities"] == pytest.approx(expected(label, picture), abs=1e-5)
         assert gauge(http, "ferops_refused_champions_total") == 2
         assert gauge(http, 'ferops_requests_total{route="/predict",status="200"}') >= len(load.answered)
         assert 'route="/nowhere"' not in (http.get("/nowhere"), http.get("/metrics"))[1].text
