@@ -22,10 +22,8 @@ from ferops.evaluation.views import Averaged
 from ferops.models.classifier import Card, Classifier, TrainingData
 from ferops.models.patt_lite import (
     EMBEDDING_SIZE,
-    SMALLEST_IMAGE,
     BackboneUnavailableError,
     PattLite,
-    build_backbone,
     is_imagenet,
 )
 from ferops.settings import Recipe
@@ -44,9 +42,7 @@ def missing_weights(asked: Sequence[Sequence[str]]) -> str:
     """Why a backbone or teacher, of pairs of them, cannot be had; empty where all can."""
     for backbone, teacher_path in asked:
         try:
-            build_backbone(SMALLEST_IMAGE, backbone)
-            if teacher_path:
-                teacher.load(Path(teacher_path))
+            teacher.require_weights(backbone, teacher_path or None)
         except (BackboneUnavailableError, teacher.TeacherError) as error:
             return str(error)
     return ""

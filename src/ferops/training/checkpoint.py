@@ -153,10 +153,7 @@ class Checkpoint:
         origin = self.origin
         if origin is None:
             origin = {"attempt": uuid.uuid4().hex, **lineage}
-            try:
-                files.write_json(self.folder / RUN, origin)
-            except OSError as error:
-                raise _unwritable(self.folder, error) from error
+            self._note(origin)
         return origin
 
     def save(self, state: State) -> None:
@@ -254,9 +251,11 @@ class Checkpoint:
         Raises:
             CheckpointError: if it cannot be noted.
         """
-        noted = {key: value for key, value in (self.origin or {}).items() if key != FINISHED}
+        self._note({key: value for key, value in (self.origin or {}).items() if key != FINISHED})
+
+    def _note(self, origin: Mapping[str, str]) -> None:
         try:
-            files.write_json(self.folder / RUN, noted)
+            files.write_json(self.folder / RUN, origin)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
 

@@ -26,7 +26,8 @@ from ferops.data.store import Dataset
 from ferops.settings import Recipe, Settings, TrainSettings
 from ferops.training.callbacks import DivergedError
 from ferops.training.sweep import Run
-from ferops.training.train import require_weights, train, weights_of
+from ferops.training.teacher import require_weights
+from ferops.training.train import train, weights_of
 
 RESULT, CURVES = "result.json", "learning_curves.csv"
 
@@ -65,8 +66,8 @@ def require_all_weights(runs: Sequence[Run]) -> None:
     Raises:
         BackboneUnavailableError, TeacherError: naming the file.
     """
-    for recipe in {(run.recipe.backbone, run.recipe.teacher): run.recipe for run in runs}.values():
-        require_weights(recipe)
+    for backbone, teacher in {(run.recipe.backbone, run.recipe.teacher) for run in runs}:
+        require_weights(backbone, teacher)
 
 
 def train_run(run: Run, settings: Settings, dataset_dir: Path, out: Path, checkpoints: Path) -> Result:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ferops.emotions import NUM_EMOTIONS
 from ferops.errors import reason
-from ferops.models.patt_lite import INPUT_SHAPE
+from ferops.models.patt_lite import INPUT_SHAPE, SMALLEST_IMAGE, build_backbone
 
 #: Images the teacher answers at a time.
 BATCH = 128
@@ -68,6 +68,18 @@ def load(path: Path) -> keras.Model:
             f"but must turn {wanted[0]} into {wanted[1]}"
         )
     return model
+
+
+def require_weights(backbone: str, teacher: str | None) -> None:
+    """Refuse a recipe whose backbone or teacher is no file that can be used, before any work.
+
+    Raises:
+        BackboneUnavailableError, TeacherError: if it is none, or cannot be downloaded.
+    """
+    if backbone != "none":
+        build_backbone(SMALLEST_IMAGE, backbone)
+    if teacher is not None:
+        load(Path(teacher))
 
 
 def ask(path: Path, grey: NDArray[np.uint8]) -> NDArray[np.float32]:

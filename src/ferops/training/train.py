@@ -26,7 +26,7 @@ from ferops.data import images
 from ferops.data.store import Dataset
 from ferops.models import patt_lite
 from ferops.models.classifier import TRAINED_ON_FILE, Card, TrainingData
-from ferops.models.patt_lite import EMBEDDING_SIZE, SMALLEST_IMAGE
+from ferops.models.patt_lite import EMBEDDING_SIZE
 from ferops.settings import Attention, Recipe, Settings
 from ferops.training import (
     augmentation,
@@ -96,7 +96,7 @@ def train(
         tracking.StoreError: if MLflow's store cannot be written.
     """
     recipe = settings.recipe
-    require_weights(recipe)
+    teacher.require_weights(recipe.backbone, recipe.teacher)
     lineage = tracking.lineage()  # now: training is long, and somebody may commit meanwhile
     dataset = Dataset.open(dataset_dir)
     device = prepare(recipe)
@@ -141,18 +141,6 @@ def _asked_again(checkpoint: Checkpoint, out: Path) -> None:
             f"(to train anew, delete {checkpoint.folder})",
             file=sys.stderr,
         )
-
-
-def require_weights(recipe: Recipe) -> None:
-    """Refuse a recipe whose backbone or teacher is no file that can be used, before any work.
-
-    Raises:
-        BackboneUnavailableError, TeacherError: if it is none, or cannot be downloaded.
-    """
-    if recipe.backbone != "none":
-        patt_lite.build_backbone(SMALLEST_IMAGE, recipe.backbone)
-    if recipe.teacher is not None:
-        teacher.load(Path(recipe.teacher))
 
 
 def _log_parameters(run_id: str, values: Mapping[str, Any]) -> None:
