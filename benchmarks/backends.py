@@ -103,7 +103,7 @@ def measure(setting: Setting, size: int, batch: int, warm_up: int, steps: int) -
     data = LabelledImages(noise, np.arange(count) % 7)
     with ExitStack() as stack:
         if setting.batch_norms != "fused":
-            stack.enter_context(mock.patch.object(fit, "with_fused_batch_norms", lambda model: model))
+            stack.enter_context(mock.patch.object(fit, "with_fused_backbone", lambda model: model))
         ready = fit.prepare_stage(recipe, "feature", stage, data, data, weights=None, seed=0, resident=False)
     timed = Steps()
     ready.model.fit(ready.batches, epochs=1, shuffle=False, verbose=0, callbacks=[timed])

@@ -66,7 +66,9 @@ def test_the_published_recipe_is_kept() -> None:
         ),  # one layer, or all of them?
         ({"recipes/synthetic/image_size": 64}, "recipes.synthetic.image_size"),
         ({"recipes/synthetic/frozen": {"epochs": 1, "learning_rate": 1, "unfreeze_layers": 3}}, "fine_tune"),
-        ({"recipes/fer2013/fine_tune/warmup_epochs": 60}, "warmup_epochs 60 is longer than the stage (48)"),
+        ({"recipes/fer2013/fine_tune/warmup_epochs": 60}, "warmup_epochs 60 is longer than the stage (28)"),
+        ({"recipes/fer2013/fine_tune/batch_norm_epochs": 28}, "a stage that is longer (this has 28)"),
+        ({"recipes/fer2013/frozen/batch_norm_epochs": 1}, "batch_norm_epochs 1 needs train_batch_norm: true"),
         ({"recipes/fer2013/frozen/warmup_epochs": 1}, "warmup_epochs is for schedule: cosine"),
         ({"recipes/fer2013/fine_tune/learning_rate": float("inf")}, "fine_tune.learning_rate"),
         ({"recipes/fer2013/fine_tune/unfreeze_layers": -1}, "fine_tune.unfreeze_layers"),

@@ -179,6 +179,12 @@ class StageSettings(Section):
         "none", description="how many of the backbone's last layers train"
     )
     train_batch_norm: bool = Field(False, description="whether the backbone's batch norms train too")
+    batch_norm_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="after so many, batch norms that train keep their statistics, and epochs are faster; "
+        "scale and offset train on; none: never",
+    )
 
     @model_validator(mode="after")
     def _reaches_its_rate(self) -> "StageSettings":
@@ -186,6 +192,17 @@ class StageSettings(Section):
             raise ValueError(f"warmup_epochs is for schedule: cosine, not {self.schedule}")
         if self.epochs and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than the stage ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _has_batch_norms_to_keep(self) -> "StageSettings":
+        if self.batch_norm_epochs is not None and not (
+            self.train_batch_norm and self.batch_norm_epochs < self.epochs
+        ):
+            raise ValueError(
+                f"batch_norm_epochs {self.batch_norm_epochs} needs train_batch_norm: true and a stage that "
+                f"is longer (this has {self.epochs}): leave it out otherwise"
+            )
         return self
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ferops.models.patt_lite import build_patt_lite, set_batch_norm_momentum, set_trainable
 from ferops.settings import Attention, Recipe, StageSettings
-from ferops.training.batch_norm import with_fused_batch_norms
 from ferops.training.batches import (
     EvaluationBatches,
     LabelledAccuracy,
@@ -33,6 +32,7 @@ from ferops.training.callbacks import (
     Curves,
     GrowImages,
     KeepBest,
+    KeepStatistics,
     Progress,
     Row,
     StopOnDivergence,
@@ -40,6 +40,7 @@ from ferops.training.callbacks import (
 )
 from ferops.training.checkpoint import Checkpoint, SaveCheckpoint, State
 from ferops.training.device import compile_steps, keeps_images, sharers
+from ferops.training.fused_backbone import with_fused_backbone
 from ferops.training.resident import ImagesOnDevice
 from ferops.training.schedule import build_optimizer
 from ferops.training.teacher import ask, soft_targets
@@ -161,7 +162,7 @@ def finished(recipe: Recipe, attention: Attention, best: Best) -> keras.Model:
     Raises:
         DivergedError: if a weight is NaN, or beyond float16's range.
     """
-    # Mixed precision and fused batch norms are for training alone.
+    # Mixed precision and the fused backbone are for training alone.
     keras.config.set_dtype_policy("float32")
     sized = recipe.model_copy(update={"image_size": best.image_size})
     model = _build(sized, attention, recipe.fine_tune)
@@ -198,9 +199,9 @@ def prepare_stage(
     plain = _build(recipe, attention, stage)  # dropout rates differ between the stages
     if weights is not None:
         plain.set_weights(weights)
-    network = with_fused_batch_norms(plain)
-    set_trainable(network, stage.unfreeze_layers, stage.train_batch_norm)
-    set_batch_norm_momentum(network, recipe.batch_norm_momentum)
+    set_trainable(plain, stage.unfreeze_layers, stage.train_batch_norm)
+    set_batch_norm_momentum(plain, recipe.batch_norm_momentum)
+    network = with_fused_backbone(plain)
     batches = TrainingBatches(
         data,
         recipe.batch_size,
@@ -269,6 +270,8 @@ def _run_stage(
     if recipe.start_image_size is not None:
         last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
         callbacks.append(GrowImages(ready.network, recipe.start_image_size, last, stage.epochs))
+    if stage.batch_norm_epochs is not None:
+        callbacks.append(KeepStatistics(ready.network, stage.batch_norm_epochs))
     if ready.model.optimizer.use_ema:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     callbacks += _patience(stage)
