@@ -29,8 +29,8 @@ from ferops.data import images as pixels
 from ferops.data.sources.synthetic import Synthetic
 from ferops.data.store import SPLITS, Dataset
 from ferops.emotions import EMOTIONS
-from ferops.settings import SyntheticSettings, load_settings
-from training_report import SIDES, STAGES, Rows, plot, report, summarise_race, summarise_speed
+from ferops.settings import StageSettings, SyntheticSettings, load_settings
+from training_report import SIDES, Rows, plot, report, summarise_race, summarise_speed
 
 ROOT = Path(__file__).parents[1]
 ORIGINAL_SIZE = 224
@@ -125,7 +125,8 @@ def measure_speed(
         result = run_side({**job, "side": side, "side_pixels": size}, folder)
         records.append({**result, "round": turn, "size": size, "side": side})
         left = (time.monotonic() - start) / done * (len(plan) - done)
-        speeds = ", ".join(f"{name} {result['stages'][name]['images_per_second']:.0f}" for name in STAGES)
+        timed = result["stages"].items()
+        speeds = ", ".join(f"{name} {stage['images_per_second']:.0f}" for name, stage in timed)
         print(
             f"[{done}/{len(plan)}] round {turn + 1}, {size} px, {side}: {speeds} images/s, "
             f"{result['peak_mib']:.0f} MiB; left {left / 60:.1f} min",
@@ -198,7 +199,7 @@ def main() -> None:
         "started_unix": started,
         "minutes": (time.time() - started) / 60,
         "own_sizes": own_sizes,
-        "speed": summarise_speed(speed, rows) if speed else [],
+        "speed": summarise_speed(speed, rows, kept_share(recipe.fine_tune)) if speed else [],
         "input_images_per_second": [r["input_images_per_second"] for r in speed if r["side"] == "ours"],
         "accuracy": summarise_race(curves, arguments.targets) if races else {},
         "curves": curves,
@@ -209,6 +210,11 @@ def main() -> None:
     plot(result, arguments.out / "training.png")
     print(report(result))
     print(f"written: {arguments.out}/training.json, training.png", file=sys.stderr)
+
+
+def kept_share(stage: StageSettings) -> float:
+    """Share of a stage's epochs in which batch norms that trained keep their statistics."""
+    return 0.0 if stage.batch_norm_epochs is None else 1 - stage.batch_norm_epochs / stage.epochs
 
 
 def processor() -> str:

@@ -11,7 +11,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 COLOURS = {"ours": "#2a6f97", "original": "#c1666b"}
-SIDES, STAGES = ("ours", "original"), ("frozen", "fine_tune")
+SIDES = ("ours", "original")
+#: What is measured of ours, and what of the original it is held against.
+HELD_AGAINST = {
+    "frozen": "frozen",
+    "fine_tune": "fine_tune",
+    "statistics kept": "fine_tune",  # the epochs after the recipe's `batch_norm_epochs`
+    "fine_tune, all epochs": "fine_tune",
+}
 #: The goals: how many times sooner ours reaches the first target, and the most of its time it may wait.
 GOAL_SOONER, GOAL_WAITING = 5.0, 0.05
 Rows = Mapping[str, int]
@@ -23,10 +30,17 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     return {"median": float(np.median(found)), "low": min(found), "high": max(found)}
 
 
-def summarise_speed(records: Sequence[Mapping[str, Any]], rows: Rows) -> list[dict[str, Any]]:
+def summarise_speed(
+    records: Sequence[Mapping[str, Any]], rows: Rows, kept_share: float = 0.0
+) -> list[dict[str, Any]]:
     """One row a stage and size: each side's speed, and the ratio of ours to the original, round by round.
 
     An epoch is one pass over the train split and one over validation, computed from the two measured speeds.
+
+    Args:
+        records: of each process.
+        rows: of the splits.
+        kept_share: of ours' epochs of fine_tune, those in which batch norms keep their statistics.
     """
 
     def epoch_seconds(stage: Mapping[str, float]) -> float:
@@ -36,11 +50,17 @@ def summarise_speed(records: Sequence[Mapping[str, Any]], rows: Rows) -> list[di
         )
 
     table = []
-    for stage in STAGES:
+    for stage, other in HELD_AGAINST.items():
+        if not any(stage in _stages(record, kept_share) for record in records):
+            continue
         for size in sorted({record["size"] for record in records}):
             found = {
-                side: [r["stages"][stage] for r in records if r["side"] == side and r["size"] == size]
-                for side in SIDES
+                side: [
+                    _stages(record, kept_share)[name]
+                    for record in records
+                    if (record["side"], record["size"]) == (side, size)
+                ]
+                for side, name in zip(SIDES, (stage, other), strict=True)
             }
             row: dict[str, Any] = {"stage": stage, "size": size}
             for side, runs in found.items():
@@ -59,6 +79,18 @@ def summarise_speed(records: Sequence[Mapping[str, Any]], rows: Rows) -> list[di
             row["epoch_ratio"] = spread(epoch_seconds(b) / epoch_seconds(a) for a, b in pairs)
             table.append(row)
     return table
+
+
+def _stages(record: Mapping[str, Any], kept_share: float) -> dict[str, Mapping[str, float]]:
+    """A process' stages and, where statistics were kept, the mean of all epochs of fine_tune."""
+    stages = dict(record["stages"])
+    if "statistics kept" in stages:
+        trained, kept = stages["fine_tune"], stages["statistics kept"]
+        mean = {key: (1 - kept_share) * trained[key] + kept_share * kept[key] for key in trained}
+        speeds = ("images_per_second", "validation_images_per_second")
+        mean |= {key: 1 / ((1 - kept_share) / trained[key] + kept_share / kept[key]) for key in speeds}
+        stages["fine_tune, all epochs"] = {**mean, "peak_mib": max(trained["peak_mib"], kept["peak_mib"])}
+    return stages
 
 
 def minutes_to(curve: Sequence[Mapping[str, float]], target: float, clock: str = "minutes") -> float | None:

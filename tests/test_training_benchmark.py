@@ -189,19 +189,50 @@ def result(accuracy: dict) -> dict:
     }
 
 
-def test_ratios_are_taken_round_by_round():
-    """Noise that slows both sides of a round alike leaves the ratio alone."""
-
-    def record(side: str, speed: float) -> dict:
-        stage = {
-            "images_per_second": speed,
-            "validation_images_per_second": speed,
+def record(side: str, speed: float, **others: float) -> dict:
+    stages = {
+        name: {
+            "images_per_second": images,
+            "validation_images_per_second": images,
             "waiting_share": 0.01,
             "processor_seconds_per_image": 1.0,
             "peak_mib": 100.0,
         }
-        return {"side": side, "size": 112, "stages": {"frozen": stage, "fine_tune": stage}}
+        for name, images in {"frozen": speed, "fine_tune": speed, **others}.items()
+    }
+    return {"side": side, "size": 112, "stages": stages}
 
+
+def test_epochs_that_keep_their_statistics_count_by_their_share():
+    """Of four epochs of 500 images one at 50 and three at 150 a second: 10 and three times 10/3 seconds."""
+    records = [record("ours", 50, **{training_sides.KEPT: 150}), record("original", 75)]
+    rows = {"train": 500, "validation": 0}
+    table = {row["stage"]: row for row in training_report.summarise_speed(records, rows, kept_share=0.75)}
+    assert list(table) == ["frozen", "fine_tune", training_sides.KEPT, "fine_tune, all epochs"]
+    assert table[training_sides.KEPT]["epoch_ratio"]["median"] == pytest.approx(2)
+    whole = table["fine_tune, all epochs"]
+    assert whole["ours"]["epoch_seconds"]["median"] == pytest.approx((10 + 3 * 10 / 3) / 4)
+    assert whole["ours"]["images_per_second"]["median"] == pytest.approx(100)
+
+
+def test_a_step_that_a_callback_compiles_anew_is_timed_all_the_same():
+    class Compiles(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+            self.model.make_train_function(force=True)
+
+    stopwatch, data = Stopwatch(seconds=0.05, validation_rows=70), faces(70)
+    with training_sides.watched(stopwatch):
+        tiny_model().fit(
+            Batches(data, 0.01),
+            validation_data=(published_notebook.rgb(data.grey), data.labels),
+            callbacks=[Compiles()],
+            verbose=0,
+        )
+    assert stopwatch.stages[0]["waiting_share"] > 0.1
+
+
+def test_ratios_are_taken_round_by_round():
+    """Noise that slows both sides of a round alike leaves the ratio alone."""
     records = [record("ours", 200), record("original", 100), record("ours", 20), record("original", 10)]
     row = training_report.summarise_speed(records, {"train": 900, "validation": 100})[0]
     assert row["speed_ratio"] == {"median": 2.0, "low": 2.0, "high": 2.0}
