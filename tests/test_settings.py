@@ -70,6 +70,12 @@ def test_the_published_recipe_is_kept() -> None:
         ({"recipes/fer2013/fine_tune/batch_norm_epochs": 28}, "a stage that is longer (this has 28)"),
         ({"recipes/fer2013/frozen/batch_norm_epochs": 1}, "batch_norm_epochs 1 needs train_batch_norm: true"),
         ({"recipes/fer2013/frozen/warmup_epochs": 1}, "warmup_epochs is for schedule: cosine"),
+        ({"recipes/fer2013/frozen/train_batch_norm": True}, "the frozen stage trains no backbone layer"),
+        ({"recipes/fer2013/frozen/plateau_patience": 2}, "plateau_patience is for schedule: plateau"),
+        (
+            {"recipes/fer2013/fine_tune/decay_steps": 9},
+            "decay_steps is for schedule: inverse_time, not cosine",
+        ),
         ({"recipes/fer2013/fine_tune/learning_rate": float("inf")}, "fine_tune.learning_rate"),
         ({"recipes/fer2013/fine_tune/unfreeze_layers": -1}, "fine_tune.unfreeze_layers"),
         ({"recipes/fer2013/augmentation/zoom": 1.0}, "augmentation.zoom"),

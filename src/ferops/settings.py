@@ -155,6 +155,16 @@ class AugmentationSettings(Section):
     mixup: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0 is off")
 
 
+#: The schedule that a setting of `StageSettings` means something to.
+SCHEDULE_OF = {
+    "warmup_epochs": "cosine",
+    "decay_rate": "inverse_time",
+    "decay_steps": "inverse_time",
+    "plateau_factor": "plateau",
+    "plateau_patience": "plateau",
+}
+
+
 class StageSettings(Section):
     """One stage of training: an optimiser, a schedule, and when to stop."""
 
@@ -188,8 +198,10 @@ class StageSettings(Section):
 
     @model_validator(mode="after")
     def _reaches_its_rate(self) -> "StageSettings":
-        if self.warmup_epochs and self.schedule != "cosine":
-            raise ValueError(f"warmup_epochs is for schedule: cosine, not {self.schedule}")
+        for name, schedule in SCHEDULE_OF.items():
+            changed = getattr(self, name) != type(self).model_fields[name].default
+            if changed and self.schedule != schedule:
+                raise ValueError(f"{name} is for schedule: {schedule}, not {self.schedule}")
         if self.epochs and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than the stage ({self.epochs})")
         return self
@@ -247,7 +259,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _frozen_means_frozen(self) -> "Recipe":
-        if self.frozen.unfreeze_layers != "none":
+        if self.frozen.unfreeze_layers != "none" or self.frozen.train_batch_norm:
             raise ValueError("the frozen stage trains no backbone layer: unfreeze in fine_tune")
         if self.start_image_size is not None and (
             self.start_image_size > self.image_size or self.start_image_size % 16
