@@ -1,7 +1,9 @@
 """Does the accelerator compute what a CPU computes? Loss, gradients and augmentation of one batch of faces.
 
 The reference is float32 on the same machine's CPU: same weights, same images, no dropout, batch norms in
-training mode. The error of a gradient is ||g - reference|| / ||reference|| over all of its numbers together.
+training mode; Keras' own layers, where the ways are the blocks that train (`with_fused_backbone`). For batch
+norms that keep their statistics it is these blocks, which the tests hold against Keras' layers. The error of
+a gradient is ||g - reference|| / ||reference|| over all of its numbers together.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from ferops.settings import Recipe
 from ferops.training.augmentation import apply, draw, to_pixels
 from ferops.training.batches import LabelledImages
 from ferops.training.device import prepare
+from ferops.training.fused_backbone import keep_statistics, with_fused_backbone
 
 ROWS = 64
 
@@ -30,12 +33,14 @@ class Way(NamedTuple):
         loss: largest relative error of the loss.
         gradient: largest relative error of the gradient, from ImageNet weights; from random ones, where batch
             norms amplify what is hardly a signal, bfloat16's is shown and not judged.
+        kept: whether the backbone's batch norms keep their statistics.
     """
 
     policy: str
     precision: str | None
     loss: float
     gradient: float
+    kept: bool = False
 
 
 #: The limits are this project's choice, with room above what docs/benchmarks.md says was measured.
@@ -43,16 +48,28 @@ WAYS = {
     "float32": Way("float32", "highest", 1e-4, 1e-2),
     "float32, the device's default": Way("float32", None, 3e-3, 1e-1),
     "mixed_bfloat16": Way("mixed_bfloat16", None, 2e-2, 5e-1),
+    "mixed_bfloat16, statistics kept": Way("mixed_bfloat16", None, 2e-2, 5e-1, kept=True),
 }
 
 
 def step(
-    policy: str, faces: np.ndarray, targets: np.ndarray, weights: Sequence[np.ndarray], side: int, device: Any
+    policy: str,
+    faces: np.ndarray,
+    targets: np.ndarray,
+    weights: Sequence[np.ndarray],
+    side: int,
+    device: Any,
+    fused: bool = True,
+    kept: bool = False,
 ) -> tuple[float, np.ndarray]:
-    """Loss and flat gradient of one batch on a device."""
+    """Loss and flat gradient of one batch on a device, by the blocks that train or by Keras' own layers."""
     keras.config.set_dtype_policy(policy)
     model = build_patt_lite(image_size=side, dropout=0.0)
     model.set_weights(weights)
+    if fused:
+        model = with_fused_backbone(model)
+    if kept:
+        keep_statistics(model)
     rest = [jax.device_put(variable.value, device) for variable in model.non_trainable_variables]
     trainable = [jax.device_put(variable.value, device) for variable in model.trainable_variables]
 
@@ -78,7 +95,10 @@ def check(request: dict[str, Any], splits: dict[str, LabelledImages], copies: np
     keras.utils.set_random_seed(0)
     weights = build_patt_lite(image_size=side, backbone=request["backbone"]).get_weights()
     card, cpu = jax.devices()[0], jax.devices("cpu")[0]
-    reference_loss, reference = step("float32", faces, targets, weights, side, cpu)
+    references = {
+        kept: step("float32", faces, targets, weights, side, cpu, fused=kept, kept=kept)
+        for kept in (False, True)
+    }
     found = []
     trained = request["backbone"] != "none"
     print(
@@ -88,7 +108,8 @@ def check(request: dict[str, Any], splits: dict[str, LabelledImages], copies: np
     print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for name, way in WAYS.items():
         with jax.default_matmul_precision(way.precision) if way.precision else nullcontext():
-            loss, gradient = step(way.policy, faces, targets, weights, side, card)
+            loss, gradient = step(way.policy, faces, targets, weights, side, card, kept=way.kept)
+        reference_loss, reference = references[way.kept]
         limit = way.gradient if trained or way.policy == "float32" else 1.0
         loss_error = abs(loss - reference_loss) / abs(reference_loss)
         error = float(np.linalg.norm(gradient - reference) / np.linalg.norm(reference))
@@ -119,7 +140,7 @@ def check(request: dict[str, Any], splits: dict[str, LabelledImages], copies: np
         "backend": {"jax": jax.__version__, "keras": keras.__version__, "platform": card.platform},
         "image_size": side,
         "weights": "ImageNet" if trained else "random",
-        "reference_loss": reference_loss,
+        "reference_loss": references[False][0],
         "ways": found,
         "augmentation": changed,
         "passed": all(way["passed"] for way in found) and changed["passed"],

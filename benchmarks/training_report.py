@@ -89,7 +89,8 @@ def _stages(record: Mapping[str, Any], kept_share: float) -> dict[str, Mapping[s
         mean = {key: (1 - kept_share) * trained[key] + kept_share * kept[key] for key in trained}
         speeds = ("images_per_second", "validation_images_per_second")
         mean |= {key: 1 / ((1 - kept_share) / trained[key] + kept_share / kept[key]) for key in speeds}
-        stages["fine_tune, all epochs"] = {**mean, "peak_mib": max(trained["peak_mib"], kept["peak_mib"])}
+        # The epochs that keep their statistics need no more; their process has had another training before.
+        stages["fine_tune, all epochs"] = {**mean, "peak_mib": trained["peak_mib"]}
     return stages
 
 
@@ -189,11 +190,13 @@ def _speed(result: Mapping[str, Any]) -> list[str]:
     ]
     slowest = min(result["speed"], key=lambda row: row["epoch_ratio"]["median"])
     waiting = max(row["ours"]["waiting_share"]["high"] for row in result["speed"])
+    stages = {row["stage"] for row in result["speed"]}
+    whole = "fine_tune, all epochs" if "fine_tune, all epochs" in stages else "fine_tune"
     own = {
         side: ", ".join(
             f"{row[side]['epoch_seconds']['median']:.0f} s at {row['size']} px"
             for row in result["speed"]
-            if row["stage"] == "fine_tune" and row["size"] in result["own_sizes"][side]
+            if row["stage"] == whole and row["size"] in result["own_sizes"][side]
         )
         or "not measured"
         for side in SIDES

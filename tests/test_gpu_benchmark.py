@@ -284,6 +284,9 @@ def test_a_model_whose_images_grew_is_built_at_the_size_it_was_best_at(
     found = files.read_json(results / "gpu.json")
     grew = {"start_image_size": 80, "image_size": 96}
     found["runs"][0]["recipe"] |= grew  # its one epoch was at 80
+    del found["runs"][0]["recipe"]["fine_tune"][
+        "batch_norm_epochs"
+    ]  # as of a version that had no such setting
     copy = tmp_path / "copy"
     files.write_json(copy / "gpu.json", found)
     files.write_bytes(
@@ -326,6 +329,12 @@ def test_what_cannot_be_vouched_for_is_not_taken_over(
         files.write_json(copy / "gpu.json", found)
         with pytest.raises(AdoptError, match=message):
             take(copy, tiny_dataset)
+
+    found = files.read_json(results / "gpu.json")
+    found["runs"][0]["recipe"]["of_tomorrow"] = True
+    files.write_json(copy / "gpu.json", found)
+    with pytest.raises(AdoptError, match=r"is none of this version:\n.*of_tomorrow"):
+        take(copy, tiny_dataset)
 
     found = files.read_json(results / "gpu.json")
     found["runs"][0]["backbone"] = {"sha256": "0" * 64, "imagenet": False}

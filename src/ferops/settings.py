@@ -192,7 +192,7 @@ class StageSettings(Section):
     batch_norm_epochs: int | None = Field(
         None,
         ge=1,
-        description="after so many, batch norms that train keep their statistics, and epochs are faster; "
+        description="after so many, the backbone's batch norms keep their statistics, and epochs are faster; "
         "scale and offset train on; none: never",
     )
 
@@ -208,13 +208,8 @@ class StageSettings(Section):
 
     @model_validator(mode="after")
     def _has_batch_norms_to_keep(self) -> "StageSettings":
-        if self.batch_norm_epochs is not None and not (
-            self.train_batch_norm and self.batch_norm_epochs < self.epochs
-        ):
-            raise ValueError(
-                f"batch_norm_epochs {self.batch_norm_epochs} needs train_batch_norm: true and a stage that "
-                f"is longer (this has {self.epochs}): leave it out otherwise"
-            )
+        if self.batch_norm_epochs is not None and not self.train_batch_norm:
+            raise ValueError("batch_norm_epochs is for train_batch_norm: true; without, set it to null")
         return self
 
 

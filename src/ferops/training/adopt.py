@@ -15,12 +15,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from pydantic import ValidationError
 
 from ferops import files, tracking
 from ferops.data.store import Dataset
 from ferops.environment import Environment
 from ferops.models.classifier import Card
-from ferops.settings import Recipe, Settings
+from ferops.settings import Recipe, Settings, problems
 from ferops.training.callbacks import Best
 from ferops.training.device import Device
 from ferops.training.fit import Fitted, finished
@@ -116,7 +117,11 @@ def _same_recipe(run: Mapping[str, Any], settings: Settings) -> None:
     ours = settings.recipe.model_dump(mode="json") | settings.train.model_dump(
         mode="json", exclude={"recipe"}
     )
-    theirs = {**run["recipe"], "attention": run["attention"], "seed": run["seed"]}
+    try:  # settings that it is too old to name had their defaults
+        there = Recipe.model_validate(run["recipe"]).model_dump(mode="json")
+    except ValidationError as error:
+        raise AdoptError(f"the recipe of {run['key']} is none of this version:\n{problems(error)}") from error
+    theirs = {**there, "attention": run["attention"], "seed": run["seed"]}
     trained = any(Path(recipe["backbone"]).suffix == ".keras" for recipe in (ours, theirs))
     free = {"description"} if trained else {"backbone", "description"}
     differences = [

@@ -189,7 +189,7 @@ class GrowImages(keras.callbacks.Callback):
 
 
 class KeepStatistics(keras.callbacks.Callback):
-    """Let batch norms keep their statistics from some epoch on; steps are faster then.
+    """Let the backbone's batch norms keep their statistics from some epoch on; steps are faster then.
 
     Args:
         network: the PAtt-Lite that is trained, from `with_fused_backbone`.

@@ -91,6 +91,8 @@ class FusedBlock(layers.Layer):
 def with_fused_backbone(model: keras.Model) -> keras.Model:
     """The same layers and weights, in the same order, with the backbone's in blocks.
 
+    What freezes layers or sets their momentum is for `model`, before or after: it does not look into blocks.
+
     Args:
         model: from `build_patt_lite`.
     """
