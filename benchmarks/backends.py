@@ -39,7 +39,7 @@ class Setting(NamedTuple):
     """What is measured: `plain` are Keras' own layers, the others the blocks that `ferops train` has."""
 
     backend: str
-    batch_norms: Literal["frozen", "plain", "trained", "kept"]
+    batch_norms: Literal["frozen", "plain", "trained"]
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
 
     def __str__(self) -> str:
@@ -47,7 +47,6 @@ class Setting(NamedTuple):
             "frozen": "batch norms frozen",
             "plain": "Keras' own batch norms trained",
             "trained": "batch norms trained",
-            "kept": "batch norms that keep their statistics",
         }
         precision = "" if self.precision == "float32" else f", {self.precision}"
         return f"{NAMES[self.backend]}, {norms[self.batch_norms]}{precision}"
@@ -56,7 +55,6 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("tensorflow", "plain"),
     Setting("tensorflow", "trained"),
-    Setting("tensorflow", "kept"),
     Setting("tensorflow", "frozen"),
     Setting("tensorflow", "trained", "mixed_bfloat16"),
     Setting("torch", "trained"),
@@ -79,7 +77,6 @@ def measure(setting: Setting, size: int, batch: int, warm_up: int, steps: int) -
     from ferops.training import fit
     from ferops.training.batches import LabelledImages
     from ferops.training.device import prepare
-    from ferops.training.fused_backbone import keep_statistics
 
     class Steps(keras.callbacks.Callback):
         """When each step's result had arrived: as a callback that is not async-safe, it is waited for."""
@@ -111,8 +108,6 @@ def measure(setting: Setting, size: int, batch: int, warm_up: int, steps: int) -
         if setting.batch_norms == "plain":
             stack.enter_context(mock.patch.object(fit, "with_fused_backbone", lambda model: model))
         ready = fit.prepare_stage(recipe, "feature", stage, data, data, weights=None, seed=0, resident=False)
-    if setting.batch_norms == "kept":
-        keep_statistics(ready.network)
     timed = Steps()
     ready.model.fit(ready.batches, epochs=1, shuffle=False, verbose=0, callbacks=[timed])
     seconds = timed.ends[-1] - timed.ends[warm_up - 1]

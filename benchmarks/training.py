@@ -29,7 +29,7 @@ from ferops.data import images as pixels
 from ferops.data.sources.synthetic import Synthetic
 from ferops.data.store import SPLITS, Dataset
 from ferops.emotions import EMOTIONS
-from ferops.settings import StageSettings, SyntheticSettings, load_settings
+from ferops.settings import SyntheticSettings, load_settings
 from training_report import SIDES, Rows, plot, report, summarise_race, summarise_speed
 
 ROOT = Path(__file__).parents[1]
@@ -199,7 +199,7 @@ def main() -> None:
         "started_unix": started,
         "minutes": (time.time() - started) / 60,
         "own_sizes": own_sizes,
-        "speed": summarise_speed(speed, rows, kept_share(recipe.fine_tune)) if speed else [],
+        "speed": summarise_speed(speed, rows) if speed else [],
         "input_images_per_second": [r["input_images_per_second"] for r in speed if r["side"] == "ours"],
         "accuracy": summarise_race(curves, arguments.targets) if races else {},
         "curves": curves,
@@ -210,11 +210,6 @@ def main() -> None:
     plot(result, arguments.out / "training.png")
     print(report(result))
     print(f"written: {arguments.out}/training.json, training.png", file=sys.stderr)
-
-
-def kept_share(stage: StageSettings) -> float:
-    """Share of a stage's epochs in which batch norms that trained keep their statistics."""
-    return 0.0 if stage.batch_norm_epochs is None else 1 - stage.batch_norm_epochs / stage.epochs
 
 
 def processor() -> str:

@@ -67,11 +67,6 @@ def test_the_published_recipe_is_kept() -> None:
         ({"recipes/synthetic/image_size": 64}, "recipes.synthetic.image_size"),
         ({"recipes/synthetic/frozen": {"epochs": 1, "learning_rate": 1, "unfreeze_layers": 3}}, "fine_tune"),
         ({"recipes/fer2013/fine_tune/warmup_epochs": 60}, "warmup_epochs 60 is longer than the stage (18)"),
-        (
-            {"recipes/fer2013/fine_tune/train_batch_norm": False},
-            "batch_norm_epochs is for train_batch_norm",
-        ),
-        ({"recipes/fer2013/frozen/batch_norm_epochs": 1}, "batch_norm_epochs is for train_batch_norm"),
         ({"recipes/fer2013/frozen/warmup_epochs": 1}, "warmup_epochs is for schedule: cosine"),
         ({"recipes/fer2013/frozen/train_batch_norm": True}, "the frozen stage trains no backbone layer"),
         ({"recipes/fer2013/frozen/plateau_patience": 2}, "plateau_patience is for schedule: plateau"),

@@ -189,12 +189,6 @@ class StageSettings(Section):
         "none", description="how many of the backbone's last layers train"
     )
     train_batch_norm: bool = Field(False, description="whether the backbone's batch norms train too")
-    batch_norm_epochs: int | None = Field(
-        None,
-        ge=1,
-        description="after so many, the backbone's batch norms keep their statistics, and epochs are faster; "
-        "scale and offset train on; none: never",
-    )
 
     @model_validator(mode="after")
     def _reaches_its_rate(self) -> "StageSettings":
@@ -204,12 +198,6 @@ class StageSettings(Section):
                 raise ValueError(f"{name} is for schedule: {schedule}, not {self.schedule}")
         if self.epochs and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than the stage ({self.epochs})")
-        return self
-
-    @model_validator(mode="after")
-    def _has_batch_norms_to_keep(self) -> "StageSettings":
-        if self.batch_norm_epochs is not None and not self.train_batch_norm:
-            raise ValueError("batch_norm_epochs is for train_batch_norm: true; without, set it to null")
         return self
 
 

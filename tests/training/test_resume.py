@@ -45,7 +45,6 @@ RECIPE = {
         "schedule": "cosine",
         "unfreeze_layers": 6,
         "train_batch_norm": True,
-        "batch_norm_epochs": 1,
     },
 }
 

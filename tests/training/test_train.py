@@ -22,7 +22,6 @@ from ferops.settings import DataSettings, Settings, SyntheticSettings
 from ferops.training import train as training
 from ferops.training.callbacks import (
     Best,
-    Curves,
     DivergedError,
     GrowImages,
     KeepBest,
@@ -311,31 +310,6 @@ def test_the_same_code_trains_under_jax(tmp_path: Path, store: None) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1])["backend"] == "jax"
     assert patt_lite.load(tmp_path / "model").card.details["device"]["backend"] == "jax"
-
-
-def test_batch_norms_keep_their_statistics_after_the_epochs_that_are_theirs(
-    tiny_dataset: Dataset, tmp_path: Path, store: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
-    before = Curves.on_epoch_end
-
-    def spy(self: Curves, epoch: int, logs: dict[str, float] | None = None) -> None:
-        before(self, epoch, logs)
-        weights = {"/".join(weight.path.split("/")[-2:]): np.array(weight) for weight in self.network.weights}
-        seen.append(tuple(weights[f"conv_dw_9_bn/{name}"] for name in ("moving_mean", "gamma")))
-
-    monkeypatch.setattr(Curves, "on_epoch_end", spy)
-    settings = make_settings()
-    stage = settings.recipe.fine_tune.model_copy(update={"epochs": 3, "batch_norm_epochs": 2})
-    recipe = settings.recipe.model_copy(update={"fine_tune": stage})
-    settings = settings.model_copy(update={"recipes": {"tiny": recipe}})
-    train(
-        settings, tiny_dataset.folder, tmp_path / "model", tmp_path / "curves.csv", tmp_path / "checkpoints"
-    )
-    (first, _), (second, scale), (third, later) = seen[-3:]
-    assert (first != second).any()
-    np.testing.assert_array_equal(second, third)
-    assert (scale != later).any()
 
 
 def test_images_grow_while_training_and_the_best_epochs_size_is_kept(

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferops.emotions import NUM_EMOTIONS
-from ferops.training.fused_backbone import keep_statistics
 
 #: An epoch's numbers, as `Curves` makes them.
 Row = dict[str, Any]
@@ -186,27 +185,6 @@ class GrowImages(keras.callbacks.Callback):
             # The size is a constant of the compiled steps, so these are compiled again.
             self.model.make_train_function(force=True)
             self.model.make_test_function(force=True)
-
-
-class KeepStatistics(keras.callbacks.Callback):
-    """Let the backbone's batch norms keep their statistics from some epoch on; steps are faster then.
-
-    Args:
-        network: the PAtt-Lite that is trained, from `with_fused_backbone`.
-        after: epochs of the stage that train them.
-    """
-
-    def __init__(self, network: keras.Model, after: int) -> None:
-        super().__init__()
-        self.network, self.after = network, after
-        self._kept = False
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """See whether the time has come; a resumed training may be past it."""
-        if epoch >= self.after and not self._kept:
-            self._kept = True
-            keep_statistics(self.network)
-            self.model.make_train_function(force=True)  # a constant of the compiled step
 
 
 class Progress(keras.callbacks.Callback):

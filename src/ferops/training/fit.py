@@ -32,7 +32,6 @@ from ferops.training.callbacks import (
     Curves,
     GrowImages,
     KeepBest,
-    KeepStatistics,
     Progress,
     Row,
     StopOnDivergence,
@@ -270,8 +269,6 @@ def _run_stage(
     if recipe.start_image_size is not None:
         last = recipe.image_size if name == "fine_tune" else recipe.start_image_size
         callbacks.append(GrowImages(ready.network, recipe.start_image_size, last, stage.epochs))
-    if stage.batch_norm_epochs is not None:
-        callbacks.append(KeepStatistics(ready.network, stage.batch_norm_epochs))
     if ready.model.optimizer.use_ema:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     callbacks += _patience(stage)

@@ -16,10 +16,10 @@ from keras import layers, ops
 class FusedBlock(layers.Layer):
     """`pad`, `convolution`, `norm` and ReLU6, `[N, H, W, C]` to `[N, H', W', C']`.
 
-    A batch norm that keeps its statistics is a scale and an offset: they are put into the kernel and the
-    bias of the convolution, which TensorFlow computes together with ReLU6 in one pass. One that takes those
-    of the batch is TensorFlow's `FusedBatchNormV3`; Keras' own makes a pass each for mean, variance and
-    output. That kernel's moving variance takes the unbiased estimate (n - 1), the one difference.
+    A frozen batch norm is a scale and an offset: they are put into the kernel and the bias of the
+    convolution, which TensorFlow computes together with ReLU6 in one pass. One that trains is TensorFlow's
+    `FusedBatchNormV3`; Keras' own makes a pass each for mean, variance and output. That kernel's moving
+    variance takes the unbiased estimate (n - 1), the one difference.
 
     Args:
         pad: before the convolution; none without.
@@ -35,7 +35,6 @@ class FusedBlock(layers.Layer):
     ) -> None:
         super().__init__(name=f"{convolution.name}_block", dtype=convolution.dtype_policy)
         self.pad, self.convolution, self.norm = pad, convolution, norm
-        self.keeps_statistics = False
         self.built = True
 
     def compute_output_shape(self, shape: Any) -> Any:
@@ -46,7 +45,7 @@ class FusedBlock(layers.Layer):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Compute float32 or bfloat16 images; statistics and the scale are kept in float32."""
-        if training and self.norm.trainable and not self.keeps_statistics:
+        if training and self.norm.trainable:
             return ops.relu6(self._normalised(self._convolved(x, self.convolution.kernel)))
         gamma, beta = (ops.cast(held, "float32") for held in (self.norm.gamma, self.norm.beta))
         scale = gamma * ops.rsqrt(self.norm.moving_variance + self.norm.epsilon)
@@ -110,19 +109,6 @@ def with_fused_backbone(model: keras.Model) -> keras.Model:
     return keras.models.clone_model(
         model, clone_function=lambda layer: fused if layer.name == base.name else layer
     )
-
-
-def keep_statistics(network: keras.Model) -> None:
-    """Let batch norms that train keep the statistics they have; their scale and offset train on.
-
-    Compiled steps must be made again.
-
-    Args:
-        network: from `with_fused_backbone`.
-    """
-    for layer in network.get_layer("base_model").layers:
-        if isinstance(layer, FusedBlock):
-            layer.keeps_statistics = True
 
 
 def _with_bias(x: Any, bias: Any) -> Any:
