@@ -11,6 +11,7 @@ from test_device_data import images, recipe
 from ferops.models.patt_lite import build_patt_lite
 from ferops.training.device import share_batches
 from ferops.training.fit import Fitted, fit
+from ferops.training.fused_backbone import with_fused_backbone
 
 
 def shown(fitted: Fitted) -> dict[str, Any]:
@@ -19,12 +20,14 @@ def shown(fitted: Fitted) -> dict[str, Any]:
 
 
 def loss_and_gradient(policy: str, weights: list[np.ndarray] | None) -> tuple[float, list[np.ndarray], Any]:
-    """Of one batch, all layers trained, nothing random."""
+    """Of one batch, all layers trained, nothing random; in half precision by the blocks that train."""
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(0)
     model = build_patt_lite(image_size=80, dropout=0.0)
     if weights is not None:
         model.set_weights(weights)
+    if policy != "float32":
+        model = with_fused_backbone(model)
     data = images(16)
     targets = np.eye(7, dtype=np.float32)[data.labels]
     rest = [variable.value for variable in model.non_trainable_variables]
