@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Packages are installed without compiling them; set, every process would compile what it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test audit bench serve up lock clean
 help:      ## this list
