@@ -32,7 +32,7 @@ from published_notebook import ENDLESS, NOTEBOOK_SIZE, rgb, train_original
 Side = Literal["ours", "original"]
 STAGES = ("frozen", "fine_tune")
 #: Ours with frozen batch norms, as the notebook's are, where the recipe's train.
-AS_FROZEN = "fine_tune, batch norms frozen"
+AS_FROZEN = "fine_tune, frozen norms"
 ROOT = Path(__file__).parents[1]
 #: Steps that are not timed: the first is traced by TensorFlow, the next fill its caches.
 WARM_UP_STEPS = 3
