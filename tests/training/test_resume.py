@@ -139,12 +139,7 @@ def folder(tmp_path: Path, empty_mlflow: Callable[[Path], str]) -> Path:
     return tmp_path
 
 
-def test_the_same_seed_gives_the_same_result(unbroken: Path, tiny_dataset: Dataset, folder: Path) -> None:
-    finish(start(folder, tiny_dataset))
-    assert_same(folder, unbroken, tiny_dataset)
-
-
-def test_a_training_killed_twice_ends_like_an_unbroken_one_in_one_run(
+def test_the_same_seed_gives_the_same_result_in_one_run_even_to_a_training_that_is_killed_twice(
     unbroken: Path, tiny_dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stop, after in (
