@@ -9,6 +9,7 @@ import httpx
 import psutil
 import pytest
 
+from ferops.serving import metrics
 from ferops.serving.trial import running_service
 from serving_client import png
 from tiny_package import write_tiny_package
@@ -75,6 +76,16 @@ def test_workers_that_died_go_on_counting_in_little_space_and_hold_nothing(tmp_p
     dead = [path for path in files_of(tmp_path) if not path.stem.endswith(f"_{newest}")]
     assert len(dead) == 2 * 2
     assert max(path.stat().st_size for path in dead) < 10_000
+
+
+def test_a_worker_whose_end_nobody_asked_for_is_dead_all_the_same(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ended:
+        file = tmp_path / f"gauge_livesum_{ended.pid}.db"
+        assert not metrics._is_of_the_dead(file)
+        ended.stdin.close()
+        wait_until(lambda: psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE)
+        assert metrics._is_of_the_dead(file)
+    assert metrics._is_of_the_dead(file)
 
 
 def test_what_a_server_that_ended_counted_is_neither_kept_nor_shown(tmp_path):

@@ -203,7 +203,10 @@ def _is_of_the_dead(file: Path) -> bool:
     except ProcessLookupError:
         return True
     except (ValueError, OSError):
-        pass
+        return False
+    # One that died keeps its number until its parent asks how; BentoML's may not, when it was busy starting.
+    with suppress(OSError, IndexError):  # a system that does not tell
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return False
 
 
