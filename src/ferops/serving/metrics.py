@@ -177,8 +177,17 @@ def _this_server() -> str:
     numbers = began = ""
     with suppress(OSError):  # a system that does not tell
         numbers = str(Path("/proc/self/ns/pid").readlink())  # in whose process numbers
-        began = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[19]  # they come again
+        began = _state(first)[19]  # they come again
     return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{socket.gethostname()} {numbers} {first} {began}")
+
+
+def _state(number: int) -> list[str]:
+    """What Linux tells of a process (proc(5), `stat`) after its name: the state first, the start as the 20th.
+
+    Raises:
+        OSError: if it does not tell.
+    """
+    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
 
 
 def _hold(folder: Path) -> None:
@@ -206,7 +215,7 @@ def _is_of_the_dead(file: Path) -> bool:
         return False
     # One that died keeps its number until its parent asks how; BentoML's may not, when it was busy starting.
     with suppress(OSError, IndexError):  # a system that does not tell
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return _state(int(number))[0] == "Z"
     return False
 
 

@@ -47,9 +47,8 @@ class FusedBlock(layers.Layer):
         """Compute float32 or bfloat16 images; statistics and the scale are kept in float32."""
         if training and self.norm.trainable:
             return ops.relu6(self._normalised(self._convolved(x, self.convolution.kernel)))
-        gamma, beta = (ops.cast(held, "float32") for held in (self.norm.gamma, self.norm.beta))
-        scale = gamma * ops.rsqrt(self.norm.moving_variance + self.norm.epsilon)
-        bias = beta - self.norm.moving_mean * scale
+        scale = self.norm.gamma * ops.rsqrt(self.norm.moving_variance + self.norm.epsilon)
+        bias = self.norm.beta - self.norm.moving_mean * scale
         over_outputs = scale[:, None] if self._is_depthwise else scale
         x = self._convolved(x, ops.cast(self.convolution.kernel, "float32") * over_outputs)
         return ops.relu6(_with_bias(x, ops.cast(bias, x.dtype)))
