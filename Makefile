@@ -16,8 +16,7 @@ run: $(VENV)/ready          ## from nothing to a promoted champion: the whole pi
 	@ferops status
 
 test: $(VENV)/ready-dev     ## lint, types, import layers, every test
-	ruff check . && ruff format --check . && lint-imports
-	mypy & types=$$!; pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15; tests=$$?; wait $$types && exit $$tests
+	ruff check . && ruff format --check . && mypy && lint-imports && pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 audit: $(VENV)/ready-dev    ## look the pinned dependencies up among the known vulnerabilities
 	python .ci/audit.py
